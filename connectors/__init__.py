@@ -1,0 +1,1 @@
+"""Sources and sinks for other systems: one file a system, each an optional extra."""

@@ -1,0 +1,1 @@
+"""Values and contracts that everything else speaks in; no asyncio, no I/O."""

@@ -1,0 +1,89 @@
+"""Errors, told apart by whose fault they are and what to do next.
+
+    StreamActorsError
+    ├── PipelineError       the pipeline is wrong: change the code it names
+    ├── UsageError          a call, a flag or a setting is wrong: call again, corrected
+    ├── BadRecord           one record can't be handled: fix the record, or the function it names
+    ├── Held                another process has it: its pid is in the message
+    ├── StorageError        the disk said no: make room, repair, then start again
+    │   ├── QuotaFull       a limit of ours is reached; nothing was written
+    │   ├── Damaged         bytes that were durable are not what was written
+    │   └── LogClosed       the partition was closed, by its owner or after a failed fsync
+    ├── SinkConflict        a target shows a stamp that this job can't explain
+    └── JobFailed           restarts are used up; its causes are inside
+
+Every message says what happened, what it means and what to do, with the values. Invariants are not here: a broken
+one is an AssertionError, because no user can mend it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class StreamActorsError(Exception):
+    """Anything that this library reports to its user."""
+
+
+class PipelineError(StreamActorsError):
+    """The pipeline can't mean what it says; found when the graph is built or when the job starts."""
+
+
+class UsageError(StreamActorsError):
+    """A call, a flag or a setting that makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPlace:
+    """Where a record stands: source and partition by name and number, offset of the record there."""
+
+    source: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.source}/{self.partition} at offset {self.offset}"
+
+
+class BadRecord(StreamActorsError):
+    """A record that a decoder or a user function refused, with operator and place."""
+
+    def __init__(self, operator: str, place: RecordPlace | None, record: object, reason: str) -> None:
+        shown = repr(record)
+        shown = shown if len(shown) <= 200 else shown[:200] + "…"
+        where = f" ({place})" if place is not None else ""
+        super().__init__(f"operator {operator} can't handle record {shown}{where}: {reason}")
+        self.operator, self.place, self.reason = operator, place, reason
+
+
+class Held(StreamActorsError):
+    """Another process, or another job of this one, has the lock."""
+
+    def __init__(self, what: str, pid: int | None) -> None:
+        holder = f"process {pid}" if pid is not None else "another process"
+        super().__init__(f"{what} is in use by {holder}. Stop it first; a dead holder's lock is taken over by itself.")
+        self.pid = pid
+
+
+class StorageError(StreamActorsError):
+    """The disk, or what is on it, does not allow this."""
+
+
+class QuotaFull(StorageError):
+    """A limit of bytes is reached; nothing was written."""
+
+
+class Damaged(StorageError):
+    """What was durable can't be read back as it was written."""
+
+
+class LogClosed(StorageError):
+    """The partition takes no more appends."""
+
+
+class SinkConflict(StreamActorsError):
+    """The target's stamp is neither the one before this commit nor its own; a guess would lose or repeat."""
+
+
+class JobFailed(ExceptionGroup[Exception], StreamActorsError):
+    """The job gave up: restarts are used up. The causes are inside, the last one last."""

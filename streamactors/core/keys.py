@@ -1,0 +1,115 @@
+"""Keys: which records belong together, and where a key lives.
+
+A key is None, a bool, an int, a float, a str, bytes, or a tuple or list of those. Keys are told apart by their
+*encoding* (MessagePack, deterministic), not by Python's ``==``: 1, 1.0 and True are three keys. A dict would take
+them for one, therefore a ``keys`` column holds *canonical* keys:
+
+    str and int        as they are (they never collide with each other)
+    anything else      a Key: the encoding is the identity, the value comes back decoded from it
+
+so that hot dicts stay at the speed of plain str and int, and a key looks the same to the user before and after it has
+been in a store (a list key is a tuple both times).
+
+The key group (0 to KEY_GROUPS - 1, CRC-32 of the encoding) decides the part that owns a key. Python's own ``hash()``
+is salted per process and decides nothing that lasts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from .errors import PipelineError
+from .limits import KEY_GROUPS
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode = msgspec.msgpack.Decoder().decode
+_SCALARS = (type(None), bool, int, float, str, bytes)
+_PLAIN = ({str}, {int})
+
+
+class Key:
+    """A canonical key that is neither str nor int; equal when its encoding is equal."""
+
+    __slots__ = ("_hash", "encoded")
+
+    def __init__(self, encoded: bytes) -> None:
+        self.encoded = encoded
+        self._hash = hash(encoded)
+
+    @property
+    def value(self) -> Any:
+        """The user's key, decoded; arrays come back as tuples."""
+        return _tuples(_decode(self.encoded))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Key and other.encoded == self.encoded
+
+    def __repr__(self) -> str:
+        return f"Key({self.value!r})"
+
+
+CanonicalKey = str | int | Key
+
+
+def canonical_keys(keys: list[Any]) -> list[CanonicalKey]:
+    """Return a column of canonical keys. Cost: one pass in C when all are str, or all are int."""
+    if set(map(type, keys)) in _PLAIN:
+        return keys
+    return list(map(canonical_key, keys))
+
+
+def canonical_key(key: Any) -> CanonicalKey:
+    """Return the canonical form of one key, or refuse it."""
+    kind = type(key)
+    if kind is str or kind is int or kind is Key:
+        return key  # type: ignore[no-any-return]  # narrowed by the line above, which mypy can't see
+    _check_key(key)
+    return Key(_encode(key))
+
+
+def encode_key(key: CanonicalKey) -> bytes:
+    """Return the canonical encoding of a canonical key."""
+    return key.encoded if type(key) is Key else _encode(key)
+
+
+def decode_key(encoded: bytes) -> CanonicalKey:
+    """Return the canonical key that *encoded* stands for."""
+    value = _decode(encoded)
+    kind = type(value)
+    return value if kind is str or kind is int else Key(encoded)
+
+
+def plain_key(key: CanonicalKey) -> Any:
+    """Return the key as the user wrote it."""
+    return key.value if type(key) is Key else key
+
+
+def plain_keys(keys: list[CanonicalKey]) -> list[Any]:
+    """Return a column of keys as the user wrote them."""
+    return [key.value if type(key) is Key else key for key in keys]
+
+
+def key_group(encoded: bytes) -> int:
+    """Return the key group of an encoded key: stable over processes, machines and releases."""
+    return crc32(encoded) % KEY_GROUPS
+
+
+def _check_key(key: Any) -> None:
+    if isinstance(key, tuple | list):
+        for item in key:
+            _check_key(item)
+    elif type(key) not in _SCALARS:
+        raise PipelineError(
+            f"{key!r} of type {type(key).__name__} can't be a key: keys are None, bool, int, float, str, bytes, "
+            "or tuples of those. Return one of them from key_by()."
+        )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,61 @@
+"""Every limit in one place: the value, its unit, and why neither more nor less."""
+
+BATCH_RECORDS_MAX = 1_024
+"""Records in a batch. More leaves the processor's caches (4,096 measured 20 % slower); fewer pays the fixed cost of a
+batch (log read, mailbox hops, window bookkeeping: about 50 µs) too often."""
+
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+"""Bytes of source records in a batch. Bounds what a mailbox of large records holds; a single larger record is still
+one batch, up to RECORD_BYTES_MAX."""
+
+RECORD_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes of one record in the log. A record must fit in memory several times over (read, decoded, in a batch)."""
+
+APPEND_RECORDS_MAX = 65_536
+"""Records in one append call, hence in one frame. One frame is one checksum and one decision of recovery."""
+
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes in one frame. A length beyond it is damage, so that a flipped bit never asks for the memory of a length."""
+
+MAILBOX_RECORDS_MAX = 8_192
+"""Records in a mailbox. Large enough that sender and receiver need not take turns for each batch; small enough that a
+barrier never queues behind more than a few milliseconds of a fast stage. A slow stage gets less: see
+engine/mailbox.py."""
+
+MAILBOX_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes of source records in a mailbox; the memory bound of an edge whatever the size of its records."""
+
+READ_AHEAD_BATCHES = 2
+"""Decoded batches that a reader holds ready for the sequencer: one being taken, one being decoded."""
+
+KEY_GROUPS = 128
+"""Key groups of a keyed operator, fixed for the life of a job: the most parts it can ever have."""
+
+ENCODE_SLICE_ENTRIES = 512
+"""Entries encoded in one go between batches at a checkpoint: about half a millisecond of the event loop."""
+
+DIRTY_ENTRIES_MAX = 2_000_000
+"""Changed entries in memory for one operator part, not yet durable. At the limit an epoch starts early."""
+
+CACHE_ENTRIES_MAX = 1_000_000
+"""Clean entries kept in memory for one operator part; the rest is read from LMDB when needed."""
+
+PENDING_CHUNK_BYTES = 1024 * 1024
+"""Bytes of a sink's pending output in one row of a checkpoint."""
+
+EPOCH_OUTPUT_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of pending output for one sink in an epoch. At the limit an epoch starts early."""
+
+CHECKPOINTS_KEPT = 1_000
+"""Summaries of past checkpoints kept for `streamactors checkpoints`; the state itself is only ever the newest."""
+
+MAP_SIZE = 1 << 40
+"""Bytes of address space of an LMDB map. Never resized: a resize under a live reader kills the reader."""
+
+LMDB_KEY_BYTES_MAX = 511
+"""LMDB's own limit; a longer key is stored by its digest with the key in the value."""
+
+assert BATCH_BYTES_MAX <= MAILBOX_BYTES_MAX, "a batch must fit into an empty mailbox"
+assert 2 * BATCH_RECORDS_MAX <= MAILBOX_RECORDS_MAX, "a sender must fit a batch while one is being read"
+assert RECORD_BYTES_MAX < FRAME_BYTES_MAX, "the largest record must fit in a frame"
+assert BATCH_RECORDS_MAX <= APPEND_RECORDS_MAX

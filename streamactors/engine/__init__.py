@@ -1,0 +1,1 @@
+"""Who runs: mailboxes, actors, restarts, supervision; knows no disk."""

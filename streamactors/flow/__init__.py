@@ -1,0 +1,1 @@
+"""What happens to records: sequencing, operators, windows, and the stage that hosts them."""

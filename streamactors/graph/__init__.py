@@ -1,0 +1,1 @@
+"""What shape a pipeline has: the fluent API, its checks, its plan; pure data."""

@@ -1,0 +1,1 @@
+"""When, and again: wiring, epochs, recovery, the runner."""

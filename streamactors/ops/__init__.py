@@ -1,0 +1,1 @@
+"""How a job is watched and driven: command line and display."""

@@ -1,0 +1,1 @@
+"""How it is proved: simulation, clocks, disks, scripted sources."""
