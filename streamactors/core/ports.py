@@ -1,7 +1,7 @@
 """Ports: all that the product asks of the world outside, so that a simulation can stand in for it.
 
 Clock, disk, randomness and threads are reached through these four and through nothing else; task scheduling is the
-event loop's, which the simulation brings as well. The real ones are in durable/files.py and engine/realtime.py, the
+event loop's, which the simulation brings as well. The real ones are in durable/files.py and durable/realtime.py, the
 simulated ones in testing/.
 
 The disk is synchronous on purpose: a method of it is called only inside ``Threads.run``, so one hand-over to a thread
