@@ -25,7 +25,8 @@ def duration_ms(value: Duration) -> int:
         match = _TEXT.fullmatch(value)
         if match is None:
             raise ValueError(
-                f"{value!r} is not a duration. Write a number with a unit (ms, s, min, h, d), such as '10min' or '200ms'."
+                f"{value!r} is not a duration. Write a number with a unit (ms, s, min, h, d), "
+                "such as '10min' or '200ms'."
             )
         return round(float(match[1]) * _UNITS[match[2]])
     if isinstance(value, bool) or value != int(value):
