@@ -13,7 +13,7 @@ MACHINE = re.compile(r"(?<![\w.\-])/(?:work|root|home|Users)/\w|[A-Z]:\\Users\\"
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_to_a_file(page):
-    targets = [target.partition("#")[0] for target in LINK.findall(FENCED.sub("", page.read_text()))]
+    targets = [target.partition("#")[0] for target in LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8")))]
     relative = [target for target in targets if target and not re.match(r"[a-z][a-z0-9+.-]*:", target)]
     assert not [target for target in relative if not (page.parent / target).exists()]
 
