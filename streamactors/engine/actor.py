@@ -28,6 +28,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from streamactors.core.ports import Clock
+
 STOP_GRACE_SECONDS = 5.0
 """How long an actor may take to end its step: longer than any step of ours, shorter than an operator's patience."""
 
@@ -57,6 +59,15 @@ class Actor:
         """Return at the next wake-up; for actors with a loop of their own."""
         await self._wake.wait()
         self._wake.clear()
+
+    async def wait_woken_or(self, clock: Clock, seconds: float) -> None:
+        """Return at the next wake-up, or after *seconds*."""
+        alarm = asyncio.create_task(clock.sleep(seconds), name=f"{self.name}: alarm")
+        alarm.add_done_callback(lambda _: self.wake())
+        try:
+            await self.wait_woken()
+        finally:
+            alarm.cancel()
 
     def stop(self) -> None:
         """Ask the actor to leave at the end of its step."""

@@ -119,7 +119,8 @@ class Sequencing:
         assert times is not None, f"{partition.source}: event time is assigned before the sequencer"
         others = min((_reach(p) for p in self.partitions.values() if p is not partition and not p.idle), default=MAX_TIME)
         last, start = max(times), 0
-        while min(max(partition.time_max, last) - partition.disorder, others) >= _next(self.position.horizon, step):
+        # (While another partition has brought nothing yet, ``others`` is MIN_TIME: event time can't have begun.)
+        while others != MIN_TIME and min(max(partition.time_max, last) - partition.disorder, others) >= _next(self.position.horizon, step):
             threshold = _next(self.position.horizon, step) + partition.disorder
             cut = next((i for i in range(start, len(times)) if times[i] >= threshold), None)
             if cut is None:
@@ -169,9 +170,14 @@ class Sequencing:
             self.position.clock_until = mark + self._clock_longest
             self._stirred = False
         if mark <= self.position.clock_until:
-            self.position.clock = mark
-            self.journal.append(("clock", mark))
-            yield ClockMark(mark)
+            yield from self.mark(mark)
+
+    def mark(self, time: int) -> Iterator[Message]:
+        """Processing time is *time* from here on (S3)."""
+        assert time > self.position.clock, f"S3: the clock went from {self.position.clock} to {time}"
+        self.position.clock = time
+        self.journal.append(("clock", time))
+        yield ClockMark(time)
 
     def flush(self) -> Iterator[Message]:
         """A bounded run ends: early results come out; event time does not move."""

@@ -1,0 +1,137 @@
+"""The contracts of sources and sinks: what a connector gives, and what it may rely on.
+
+A *source* is a set of partitions; each is read from an offset by a reader of its own. Offsets are ints that never go
+down within a partition: record numbers, byte positions, whatever the system counts in. The same offset gives the same
+records again, as far back as the source promises; that is what recovery and replay stand on.
+
+A *sink* turns batches into *payloads* inside its stage, without I/O, and commits them to its target after the
+checkpoint that holds them, each with a stamp that the target compares and sets in its own transaction (E2). So a
+payload is committed exactly once, however often the process dies in between, and no transaction of the target is ever
+open across a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from .batch import Batch
+from .ports import Ports
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a commit leaves in the target: who wrote last, and how far."""
+
+    job: str
+    sink: str
+    incarnation: str  # random, new whenever the job starts from nothing
+    epoch: int
+    part: int  # 1 <= part <= parts
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a connector is opened with."""
+
+    data_dir: Path
+    ports: Ports
+    log: Any
+    """The job's log (streamactors.durable.log.Log); the built-in connectors share it."""
+
+
+class SourceReader(Protocol):
+    """
+    One partition, read forward from an offset.
+
+    When is it called?       ``read`` when there is room for another batch; ``wait`` when ``read`` had nothing.
+    In what order?           One call at a time.
+    May it block?            ``read`` returns within the time of one disk or network read; only ``wait`` waits.
+    What follows a restart?  A new reader, from the offset of the checkpoint.
+    """
+
+    async def read(self, records_max: int) -> tuple[Batch, int] | None:
+        """Return the next records, at most *records_max*, and the offset behind them; None at the durable end."""
+
+    def end(self) -> int:
+        """Return the offset behind the last durable record, now."""
+
+    async def wait(self) -> None:
+        """Return when there is more to read. May be cancelled and called again."""
+
+    async def close(self) -> None:
+        """Release what the reader holds."""
+
+
+class Source(Protocol):
+    """Something to read from, described as plain data; nothing is opened before the job starts."""
+
+    @property
+    def id(self) -> str:
+        """Stable name: of the journal's entries and of the region that reads it."""
+
+    @property
+    def type(self) -> Any:
+        """The type of a value, or None when it is not known."""
+
+    async def partitions(self, world: World) -> int:
+        """Return the number of partitions; fixed for the life of the job. Refuse a source that is not there."""
+
+    async def reader(self, world: World, partition: int, start: int) -> SourceReader:
+        """Return a reader of one partition from offset *start* (0: from the first record)."""
+
+
+@dataclass(slots=True)
+class Payload:
+    """Output of one epoch for one partition of the target."""
+
+    partition: int
+    data: bytes
+
+
+class SinkWriter(Protocol):
+    """Turns batches into payloads; runs inside the sink's stage."""
+
+    def write(self, batch: Batch) -> int:
+        """Take a batch; return roughly how many bytes are now held."""
+
+    def take(self) -> Sequence[Payload]:
+        """Return what was written since the last call, in order; at each barrier. Must not wait."""
+
+
+class SinkTarget(Protocol):
+    """The other side: where payloads become visible."""
+
+    async def last_stamp(self, partition: int, job: str, sink: str) -> Stamp | None:
+        """Return the stamp that (*job*, *sink*) left last in this partition."""
+
+    async def commit(self, payload: Payload, stamp: Stamp, expect: Stamp | None) -> None:
+        """
+        Make *payload* visible together with *stamp*, durably, in one transaction of the target.
+
+        When the target shows *stamp* already, do nothing. When it shows neither *expect* nor *stamp*, raise
+        SinkConflict. When this returns, the answer is durable.
+        """
+
+    async def close(self) -> None:
+        """Release what the target holds."""
+
+
+class Sink(Protocol):
+    """Something to write to, described as plain data."""
+
+    @property
+    def id(self) -> str:
+        """Stable name of the target; two sinks of a job never share one."""
+
+    async def partitions(self, world: World) -> int:
+        """Make the target if need be; return its number of partitions."""
+
+    def writer(self, partitions: int) -> SinkWriter:
+        """Return a writer for this run."""
+
+    async def target(self, world: World) -> SinkTarget:
+        """Open the target."""

@@ -1,0 +1,262 @@
+"""The sequencer: the actor that gives each batch its place. Its decisions are in flow/sequencing.py.
+
+It takes from the readers what comes next (by ``choose`` in a live run, by the journal when it follows one), and sends
+pieces and signals to the stages that the source feeds. It is also where a barrier enters the stream, where time enters
+it (idle partitions, the clock), and where a bounded run ends.
+
+  (D1) A batch is numbered only when all its outputs have room. A barrier needs no room: a paused or idle source still
+       passes it on.
+
+How a run ends (``Bound``):
+
+    LIVE        never by itself; drained by a last barrier, event time does not move
+    UNTIL_END   all readers have come to the ends as they were at the start: a flush mark, a last barrier
+    FINISH      the same, but event time ends: everything fires finally
+    the end of a journal that is followed: a last barrier
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from streamactors.core.batch import Batch
+from streamactors.core.ports import Clock
+from streamactors.core.signals import Barrier
+from streamactors.engine.actor import Actor
+from streamactors.engine.mailbox import Channel
+
+from .reader import EventTime, Reader
+from .sequencing import Entry, Message, PartitionId, Sequencing, choose, joined
+
+CHUNK_OFFSETS = 4_096
+"""Offsets that a partition of a source without event time gives before it is the next one's turn."""
+
+TICK_SECONDS_MAX = 0.05
+"""How late an idle mark or a clock mark may be: a twentieth of a second nobody sees, and 20 looks a second cost 0.1 %
+of a core."""
+
+OnCut = Callable[[int, Any, list[Entry]], None]
+"""(epoch, position as plain data, journal entries of the epoch)"""
+
+
+class Bound(Enum):
+    """How far a run goes."""
+
+    LIVE = "live"
+    UNTIL_END = "until-end"
+    FINISH = "finish"
+
+
+class Sequencer(Actor):
+    """Number what the readers read. See the module's header."""
+
+    def __init__(
+        self,
+        name: str,
+        sequencing: Sequencing,
+        readers: Sequence[Reader],
+        outputs: Mapping[str, Sequence[Channel]],
+        *,
+        clock: Clock,
+        event_times: Mapping[str, EventTime | None],
+        clock_period: int | None,
+        bound: Bound,
+        batch_records: int,
+        follow: Iterable[Entry] | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.sequencing = sequencing
+        self.exhausted = False
+        """Whether nothing more will be numbered: a bounded run came to its end, or the job drains."""
+
+        self.on_cut: OnCut = _nobody
+        self.on_exhausted: Callable[[], None] = _nothing
+        self._readers: dict[PartitionId, Reader] = {reader.partition: reader for reader in readers}
+        self._outputs = {source: list(channels) for source, channels in outputs.items()}
+        self._channels = [channel for channels in outputs.values() for channel in channels]
+        self._clock = clock
+        self._event_times = event_times
+        self._clock_period = clock_period
+        self._bound = bound
+        self._batch_records = batch_records
+        self._guide: deque[Entry] | None = None if follow is None else deque(joined(follow))
+        self._barrier: tuple[Barrier, bool] | None = None
+        self._cut_at = sequencing.position.sequence
+        self._paced_from: tuple[int, float] | None = None
+        for reader in readers:
+            reader.notify = self.wake
+
+    @property
+    def sequence(self) -> int:
+        """The number that was given last."""
+        return self.sequencing.position.sequence
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything happened since the last barrier."""
+        return bool(self.sequencing.journal) or self.sequence != self._cut_at
+
+    def request_barrier(self, barrier: Barrier, *, last: bool) -> None:
+        """Ask for a barrier at the next free place; with *last*, the stream ends behind it."""
+        assert self._barrier is None, f"B1: {barrier} was asked for before {self._barrier} was sent"
+        self._barrier = (barrier, last)
+        self.wake()
+
+    def drain(self) -> None:
+        """Number nothing more; event time does not move."""
+        self._exhaust(())
+
+    async def step(self) -> bool:
+        """Send one batch or what is due; False when nothing can be sent."""
+        if self._barrier is not None:
+            self._send_barrier(*self._barrier)
+            return not self.stopping
+        if self.exhausted or not all(channel.has_room for channel in self._channels):
+            return False
+        if self._guide is not None:
+            return self._follow(self._guide)
+        self._mark_time()
+        return self._admit_next()
+
+    def _admit_next(self) -> bool:
+        heads = {key: head for key, reader in self._readers.items() if (head := reader.head()) is not None}
+        if not heads:
+            if self._bound is not Bound.LIVE and all(reader.exhausted for reader in self._readers.values()):
+                mark = self.sequencing.flush if self._bound is Bound.UNTIL_END else self.sequencing.finish
+                self._exhaust(mark())
+            return False
+        choice = choose(self.sequencing, heads, CHUNK_OFFSETS)
+        if choice is None:
+            return False
+        key, records = choice
+        limit = min((channel.records_max for channel in self._outputs[key[0]]), default=records)
+        self._admit(key, min(records, limit, self._batch_records))
+        return True
+
+    def _admit(self, key: PartitionId, records: int) -> None:
+        batch, end = self._readers[key].take(records)
+        for message in self.sequencing.admit(key, batch, end):
+            self._send(message, self._outputs[key[0]])
+        self._paced_from = None
+
+    def _follow(self, guide: deque[Entry]) -> bool:
+        """Do what the journal says next."""
+        if not guide:
+            self._exhaust(())
+            return False
+        kind, *rest = guide[0]
+        if kind == "read":
+            return self._follow_range(guide, *rest)
+        guide.popleft()
+        marks: dict[str, Callable[..., Iterator[Message]]] = {
+            "idle": lambda source, partition: self.sequencing.idle((source, partition)),
+            "pace": lambda watermark: self.sequencing.pace(watermark + 1),
+            "clock": self.sequencing.mark,
+            "flush": self.sequencing.flush,
+            "finish": self.sequencing.finish,
+        }
+        for message in marks[kind](*rest):
+            self._send(message)
+        return True
+
+    def _follow_range(self, guide: deque[Entry], source: str, partition: int, first: int, end: int) -> bool:
+        key = (source, partition)
+        offset = self.sequencing.partitions[key].offset
+        assert first <= offset < end, f"S1: the journal wants {first} to {end} of {key}, which stands at {offset}"
+        head = self._readers[key].head()
+        if head is None or head.batch is None:
+            return False
+        inside = sum(1 for at in head.batch.offsets if at < end) if head.end > end else len(head.batch)
+        self._admit(key, min(inside, self._batch_records))
+        if self.sequencing.partitions[key].offset >= end:
+            guide.popleft()
+        return True
+
+    def _mark_time(self) -> None:
+        """Send the marks of time that are due: idle partitions, event time at the pace of the clock, the clock."""
+        if self._bound is Bound.LIVE:
+            now = self._clock.monotonic()
+            for key, reader in self._readers.items():
+                if self._is_idle(key[0], reader, now):
+                    self._send_all(self.sequencing.idle(key))
+            self._send_all(self._pace(now))
+        if self._clock_period is not None:
+            now_ms = self._clock.now_ms()
+            self._send_all(self.sequencing.clock(now_ms - now_ms % self._clock_period))
+
+    def _is_idle(self, source: str, reader: Reader, now: float) -> bool:
+        event_time = self._event_times.get(source)
+        if event_time is None or event_time.idle_after_ms is None or reader.quiet_since is None:
+            return False
+        return reader.head() is None and (now - reader.quiet_since) * 1_000 >= event_time.idle_after_ms
+
+    def _pace(self, now: float) -> Iterator[Message]:
+        paced = any(event_time is not None and event_time.pace_when_idle for event_time in self._event_times.values())
+        if not paced or not self.sequencing.all_idle:
+            self._paced_from = None
+            return iter(())
+        if self._paced_from is None:
+            self._paced_from = (self.sequencing.reach_when_idle, now)
+        reach, since = self._paced_from
+        return self.sequencing.pace(reach + int((now - since) * 1_000)) if reach >= 0 else iter(())
+
+    def _exhaust(self, marks: Iterable[Message]) -> None:
+        if not self.exhausted:
+            self._send_all(marks)
+            self.exhausted = True
+            self.on_exhausted()
+
+    def _send_barrier(self, barrier: Barrier, last: bool) -> None:  # noqa: FBT001 - one caller, which has a pair
+        self._barrier = None
+        self._send(barrier)
+        self._cut_at = self.sequence
+        self.on_cut(barrier.epoch, msgspec.to_builtins(self.sequencing.position), self.sequencing.take_journal())
+        if last:
+            self._send_all(self.sequencing.end())
+            self.stopping = True
+
+    def _send_all(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self._send(message)
+
+    def _send(self, message: Message, channels: Sequence[Channel] | None = None) -> None:
+        """Give *message* the next number: a batch goes to its source's outputs, a signal to all."""
+        position = self.sequencing.position
+        position.sequence += 1
+        if isinstance(message, Batch):
+            for channel in channels or ():
+                channel.put(position.sequence, message, len(message), message.bytes)
+        else:
+            for channel in self._channels:
+                channel.put(position.sequence, message)
+        for channel in self._channels:
+            channel.advance(position.sequence)
+
+
+class Ticker(Actor):
+    """Wake the sequencer often enough for marks of time. A region without such marks has none."""
+
+    def __init__(self, name: str, sequencer: Sequencer, clock: Clock, seconds: float) -> None:
+        super().__init__(name)
+        self._sequencer = sequencer
+        self._clock = clock
+        self._seconds = min(seconds, TICK_SECONDS_MAX)
+
+    async def run(self) -> None:
+        """Tick until told to stop, or until the sequencer has ended."""
+        while not self.stopping and not self._sequencer.stopping:
+            await self.wait_woken_or(self._clock, self._seconds)
+            self._sequencer.wake()
+
+
+def _nobody(epoch: int, position: Any, entries: list[Entry]) -> None:
+    raise AssertionError(f"epoch {epoch} was cut before anyone listened")
+
+
+def _nothing() -> None:
+    """Stand in until the coordinator listens."""
