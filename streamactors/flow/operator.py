@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Emit = Callable[[Batch], None]
 
+_HERE = Path(__file__).parent
+
 
 def nowhere(batch: Batch) -> None:
     """Take a batch that nobody listens to."""
@@ -103,7 +105,10 @@ def bad_record(name: str, batch: Batch, index: int, error: Exception) -> BadReco
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    code = f" (in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace is not None else ""
+    code = ""
+    # An error inside C code (``int``, ``+``) has our own loop as its last frame; that line would tell the user nothing.
+    if trace is not None and (file := Path(trace.tb_frame.f_code.co_filename)).parent != _HERE:
+        code = f" (in {file.name}:{trace.tb_lineno})"
     return BadRecord(name, place_of(batch, index), batch.values[index], f"{type(error).__name__}: {error}{code}")
 
 
@@ -115,6 +120,9 @@ def call_each(name: str, function: Callable[..., Any], batch: Batch, *columns: I
     """
     rows = iter(batch.values)
     try:
-        return list(map(function, rows, *columns))
+        results = list(map(function, rows, *columns))
     except Exception as error:
         raise bad_record(name, batch, len(batch.values) - length_hint(rows) - 1, error) from error
+    if len(results) != len(batch.values):  # map takes a StopIteration for its own end and would drop the rest
+        raise bad_record(name, batch, len(results), StopIteration("the function raised it; it must return a value"))
+    return results

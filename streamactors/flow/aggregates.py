@@ -1,0 +1,431 @@
+"""Aggregates: what a window, or a running result, keeps for each key, and how a piece of records changes it.
+
+An aggregate holds nothing. It works on an *overlay*: a dict with one accumulator for each distinct key of a piece, in
+the order of first appearance. The operator fills it from its state (``zero`` where there is none) and puts it back.
+
+Rules of the file:
+
+  Rule 1. A fold is a left fold in sequence order, with plain ``+``: float sums must not depend on where a batch was
+          cut (T2), and ``sum()`` compensates from Python 3.12 on. Only whole numbers are added up out of turn.
+  Rule 2. An accumulator is made of builtins that MessagePack keeps, and is replaced, never changed in place. Tuples
+          are allowed where our own code is the only reader: it unpacks a list, as it comes back from disk, just the
+          same, and the garbage collector stops tracking tuples of numbers.
+  Rule 3. An accumulator is never None: None means that a key has no state.
+  Rule 4. min and max keep the first of equals.
+
+User functions (``reduce``, ``aggregate``) hold state in the form of flow/user_state.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from operator import add, gt, length_hint, lt
+from typing import Any
+
+from streamactors.core.batch import Batch
+from streamactors.core.errors import BadRecord, PipelineError
+
+from .operator import bad_record
+from .selectors import Selector, column, describe, name_of, require_plain
+from .user_state import ATOMS, StateForm
+
+Accs = dict[Any, Any]
+"""An overlay: the accumulator of each distinct key of a piece, in the order of first appearance."""
+
+
+class Piece:
+    """Rows that are folded together: their keys, how many rows each key has, and the columns that were asked for."""
+
+    __slots__ = ("_batch", "_columns", "counts", "keys", "name")
+
+    def __init__(self, name: str, keys: list[Any], batch: Batch | Callable[[], Batch]) -> None:
+        self.name = name
+        self.keys = keys
+        self.counts: dict[Any, int] = Counter(keys)
+        self._batch = batch
+        self._columns: dict[int, list[Any]] = {}
+
+    @property
+    def batch(self) -> Batch:
+        """The rows. Made on demand: a count needs no more than the keys."""
+        if not isinstance(self._batch, Batch):
+            self._batch = self._batch()
+        return self._batch
+
+    def column(self, selector: Selector, take: Callable[[str, Batch], list[Any]]) -> list[Any]:
+        """Return *selector*'s column; several aggregates of one selector share it."""
+        found = self._columns.get(id(selector))
+        if found is None:
+            found = self._columns[id(selector)] = take(self.name, self.batch)
+        return found
+
+    def overlay(self, held: Iterable[Any], zero: Any) -> Accs:
+        """Return the overlay for *held*, the accumulators of ``counts``' keys with None where there is none."""
+        if zero is None:
+            return dict(zip(self.counts, held, strict=True))
+        return dict(zip(self.counts, [zero if acc is None else acc for acc in held], strict=True))
+
+    def bad(self, rest: Iterator[Any], error: Exception) -> BadRecord:
+        """Return the error for the row before *rest*, the iterator over a column that stopped."""
+        return bad_record(self.name, self.batch, len(self.keys) - length_hint(rest) - 1, error)
+
+
+class Aggregate(ABC):
+    """What is kept for a key. See the module's header for the rules."""
+
+    zero: Any = None
+    """Accumulator of a key without records; None when the first record makes it."""
+
+    shape: str
+    """What it computes, in words that a plan shows and that a stored checkpoint is compared with."""
+
+    @abstractmethod
+    def fold(self, accs: Accs, piece: Piece) -> None:
+        """Bring *accs* up to date with all rows of *piece*."""
+
+    @abstractmethod
+    def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
+        """As ``fold``, and return the accumulator of the row's key as it was after each row."""
+
+    def results(self, accs: list[Any], name: str) -> list[Any]:
+        """Return what the user sees of each accumulator."""
+        del name
+        return accs
+
+    def __str__(self) -> str:
+        return self.shape
+
+
+class Count(Aggregate):
+    """How many records."""
+
+    zero = 0
+    shape = "count()"
+
+    def fold(self, accs: Accs, piece: Piece) -> None:
+        """Add each key's number of rows."""
+        accs.update(zip(piece.counts, map(add, accs.values(), piece.counts.values()), strict=True))
+
+    def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
+        """Count row by row."""
+        steps = []
+        for key in piece.keys:
+            accs[key] = acc = accs[key] + 1
+            steps.append(acc)
+        return steps
+
+
+class Sum(Aggregate):
+    """The sum of a column of numbers: a left fold (Rule 1)."""
+
+    zero = 0
+
+    def __init__(self, selector: Selector = None) -> None:
+        self._selector, self._take = selector, column(selector)
+        self.shape = f"sum({describe(selector)})"
+
+    def fold(self, accs: Accs, piece: Piece) -> None:
+        """Add row after row."""
+        rest = iter(piece.column(self._selector, self._take))
+        try:
+            for key, value in zip(piece.keys, rest, strict=False):
+                accs[key] += value
+        except Exception as error:
+            raise piece.bad(rest, error) from error
+        self._check(accs, piece)
+
+    def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
+        """Add row after row, and keep each step."""
+        rest, steps = iter(piece.column(self._selector, self._take)), []
+        try:
+            for key, value in zip(piece.keys, rest, strict=False):
+                accs[key] = acc = accs[key] + value
+                steps.append(acc)
+        except Exception as error:
+            raise piece.bad(rest, error) from error
+        self._check(accs, piece)
+        return steps
+
+    def _check(self, accs: Accs, piece: Piece) -> None:
+        """A sum that can't be stored is the fault of a record: name it now, not at the next checkpoint."""
+        kinds = set(map(type, accs.values()))
+        if kinds <= {float}:
+            return
+        if kinds <= {int, float}:
+            whole = [acc for acc in accs.values() if type(acc) is int]
+            if -(2**63) <= min(whole) and max(whole) < 2**64:
+                return
+            raise PipelineError(
+                f"operator {piece.name}: {self.shape} has passed 64 bits ({max(whole, key=abs)}), which can't be "
+                "stored. Sum floats, or smaller units."
+            )
+        rest = iter(piece.column(self._selector, self._take))
+        value = next(value for value in rest if type(value) not in (int, float, bool))
+        reason = f"{self.shape} needs int or float, got {type(value).__name__}; convert it in the selector"
+        raise piece.bad(rest, TypeError(reason))
+
+
+class Mean(Aggregate):
+    """The arithmetic mean of a column: (sum, count)."""
+
+    zero = (0, 0)
+
+    def __init__(self, selector: Selector = None) -> None:
+        self._sum = Sum(selector)
+        self.shape = f"mean({describe(selector)})"
+
+    def fold(self, accs: Accs, piece: Piece) -> None:
+        """Sum, and count."""
+        totals, numbers = _halves(accs)
+        self._sum.fold(totals, piece)
+        numbers = map(add, numbers, piece.counts.values())
+        accs.update(zip(accs, zip(totals.values(), numbers, strict=True), strict=True))
+
+    def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
+        """Sum and count row by row."""
+        totals, numbers = _halves(accs)
+        number_of = dict(zip(accs, numbers, strict=True))
+        sums = self._sum.fold_each(totals, piece)
+        steps = list(zip(sums, Count().fold_each(number_of, piece), strict=True))
+        accs.update(zip(piece.keys, steps, strict=True))
+        return steps
+
+    def results(self, accs: list[Any], name: str) -> list[Any]:
+        """Divide."""
+        del name
+        return [total / number for total, number in accs]
+
+
+class Extreme(Aggregate):
+    """The least or the greatest value of a column; the first of equals."""
+
+    def __init__(self, selector: Selector, name: str, better: Callable[[Any, Any], bool]) -> None:
+        self._selector, self._take = selector, column(selector)
+        self._better, self._form = better, StateForm()
+        self.shape = f"{name}({describe(selector)})"
+
+    def fold(self, accs: Accs, piece: Piece) -> None:
+        """Compare row after row."""
+        values = piece.column(self._selector, self._take)
+        if not ATOMS.issuperset(map(type, values)):
+            self._fold_other(accs, piece)
+            return
+        better, rest = self._better, iter(values)
+        try:
+            for key, value in zip(piece.keys, rest, strict=False):
+                acc = accs[key]
+                if acc is None or better(value, acc):
+                    accs[key] = value
+        except Exception as error:
+            raise piece.bad(rest, error) from error
+
+    def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
+        """Compare row after row, and keep each step."""
+        return self._fold_other(accs, piece)
+
+    def results(self, accs: list[Any], name: str) -> list[Any]:
+        """Return the values."""
+        del name
+        return accs if ATOMS.issuperset(map(type, accs)) else list(map(self._form.unpack, accs))
+
+    def _fold_other(self, accs: Accs, piece: Piece) -> list[Any]:
+        better, pack, unpack, steps = self._better, self._form.pack, self._form.unpack, []
+        rest = iter(piece.column(self._selector, self._take))
+        try:
+            for key, value in zip(piece.keys, rest, strict=False):
+                acc, new = accs[key], pack(value)
+                if new is None:
+                    raise TypeError(f"{self.shape} can't compare None; filter such records out before")
+                if acc is None or better(unpack(new), unpack(acc)):
+                    accs[key] = acc = new
+                steps.append(acc)
+        except Exception as error:
+            raise piece.bad(rest, error) from error
+        return steps
+
+
+class Custom(Aggregate):
+    """A user's own fold: ``add(acc, value)`` from *initial*, and ``result(acc)`` of it."""
+
+    def __init__(
+        self,
+        initial: Any,
+        add: Callable[[Any, Any], Any],
+        result: Callable[[Any], Any] | None = None,
+        state_type: Any = None,
+        shape: str = "",
+    ) -> None:
+        require_plain("the add function of aggregate()", add)
+        if result is not None:
+            require_plain("the result function of aggregate()", result)
+        self._form, self._add, self._result = StateForm(state_type), add, result
+        self.shape = shape or f"aggregate({name_of(add)})"
+        try:
+            self.zero = self._form.pack(initial)
+        except Exception as error:
+            raise PipelineError(f"{self.shape}: initial={initial!r} can't be kept: {error}.") from error
+
+    def fold(self, accs: Accs, piece: Piece) -> None:
+        """Call the function for row after row."""
+        self.fold_each(accs, piece)
+
+    def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
+        """Call the function for row after row, and keep each step."""
+        rest, steps = iter(piece.batch.values), []
+        try:
+            for key, value in zip(piece.keys, rest, strict=False):
+                accs[key] = acc = self._step(accs[key], value)
+                steps.append(acc)
+        except Exception as error:
+            raise piece.bad(rest, error) from error
+        return steps
+
+    def _step(self, held: Any, value: Any) -> Any:
+        new = self._form.pack(self._add(self._form.unpack(held), value))
+        if new is None:
+            raise TypeError(f"{self.shape} returned None, which means that there is no state. Return 0, '' or []")
+        return new
+
+    def results(self, accs: list[Any], name: str) -> list[Any]:
+        """Return ``result(acc)`` of each."""
+        seen = list(map(self._form.unpack, accs))
+        if self._result is None:
+            return seen
+        rest = iter(seen)
+        try:
+            return list(map(self._result, rest))
+        except Exception as error:
+            acc = self._form.unpack(accs[len(accs) - length_hint(rest) - 1])
+            reason = f"the result function of {self.shape} raised {type(error).__name__}: {error}"
+            raise BadRecord(name, None, acc, reason) from error
+
+
+class Reduce(Custom):
+    """A user's ``function(acc, value)`` where the first value of a key is its first accumulator."""
+
+    def __init__(self, function: Callable[[Any, Any], Any], state_type: Any = None) -> None:
+        require_plain("the function of reduce()", function)
+        super().__init__(None, function, None, state_type, shape=f"reduce({name_of(function)})")
+
+    def _step(self, held: Any, value: Any) -> Any:
+        if held is not None:
+            return super()._step(held, value)
+        if value is None:
+            raise TypeError(f"{self.shape} can't start with None; filter such records out before")
+        return self._form.pack(value)
+
+
+class Several(Aggregate):
+    """Several aggregates in one pass; the result is a dict of theirs."""
+
+    def __init__(self, **parts: Aggregate) -> None:
+        if not parts:
+            raise PipelineError("aggregate() needs at least one result: aggregate(n=count(), mean_score=mean('score')).")
+        for name, part in parts.items():
+            if not isinstance(part, Aggregate):
+                raise PipelineError(f"aggregate({name}=...) must be an aggregate such as count(), got {part!r}.")
+        self._names, self._parts = tuple(parts), tuple(parts.values())
+        self.zero = tuple(part.zero for part in self._parts)
+        self.shape = f"aggregate({', '.join(f'{name}={part.shape}' for name, part in parts.items())})"
+
+    def fold(self, accs: Accs, piece: Piece) -> None:
+        """Let each part fold its own column of the overlay."""
+        columns = self._columns(accs)
+        for part, own in zip(self._parts, columns, strict=True):
+            part.fold(own, piece)
+        accs.update(zip(accs, zip(*(own.values() for own in columns), strict=True), strict=True))
+
+    def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
+        """Let each part fold its own column, row by row."""
+        columns = self._columns(accs)
+        each = [part.fold_each(own, piece) for part, own in zip(self._parts, columns, strict=True)]
+        steps = list(zip(*each, strict=True))
+        accs.update(zip(piece.keys, steps, strict=True))
+        return steps
+
+    def results(self, accs: list[Any], name: str) -> list[Any]:
+        """Return a dict for each."""
+        if not accs:
+            return []
+        parts = zip(self._parts, zip(*accs, strict=True), strict=True)
+        columns = [part.results(list(own), name) for part, own in parts]
+        return [dict(zip(self._names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _columns(self, accs: Accs) -> list[Accs]:
+        return [dict(zip(accs, own, strict=True)) for own in zip(*accs.values(), strict=True)]
+
+
+def _halves(accs: Accs) -> tuple[Accs, Iterable[int]]:
+    totals, numbers = zip(*accs.values(), strict=True)
+    return dict(zip(accs, totals, strict=True)), numbers
+
+
+def count() -> Count:
+    """Count records."""
+    return Count()
+
+
+def sum_(selector: Selector = None) -> Sum:
+    """Add up a field, what a function returns, or the values themselves. Floats: a left fold in sequence order."""
+    return Sum(selector)
+
+
+def mean(selector: Selector = None) -> Mean:
+    """Return the arithmetic mean of a field, of what a function returns, or of the values themselves."""
+    return Mean(selector)
+
+
+def min_(selector: Selector = None) -> Extreme:
+    """Keep the least; of equals the first."""
+    return Extreme(selector, "min", lt)
+
+
+def max_(selector: Selector = None) -> Extreme:
+    """Keep the greatest; of equals the first."""
+    return Extreme(selector, "max", gt)
+
+
+def reduce_(function: Callable[[Any, Any], Any], *, state_type: Any = None) -> Reduce:
+    """
+    Combine the values of a key: ``function(so_far, value)``, the first value being the first ``so_far``.
+
+    Args:
+        function:
+            Plain and deterministic. What it is given as ``so_far`` has been through MessagePack (flow/user_state.py).
+
+        state_type:
+            Needed when the values are objects: the struct or dataclass to decode ``so_far`` into.
+    """
+    return Reduce(function, state_type)
+
+
+def aggregate(
+    initial: Any,
+    add: Callable[[Any, Any], Any],
+    result: Callable[[Any], Any] | None = None,
+    *,
+    state_type: Any = None,
+) -> Custom:
+    """
+    Fold with functions of your own: ``add(acc, value)`` from *initial*, then ``result(acc)`` when it is shown.
+
+    Args:
+        initial:
+            The accumulator before the first record; each key gets a copy of its own. None is allowed here, and is
+            what ``add`` then sees first; ``add`` itself never returns None.
+
+        add, result:
+            Plain and deterministic. The accumulator goes through MessagePack for each record (flow/user_state.py):
+            keep it small.
+
+        state_type:
+            The struct or dataclass of the accumulator, if it is one.
+    """
+    return Custom(initial, add, result, state_type)
+
+
+def several(**parts: Aggregate) -> Several:
+    """Compute several aggregates in one pass: ``several(n=count(), mean_score=mean("score"))``."""
+    return Several(**parts)

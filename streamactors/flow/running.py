@@ -1,0 +1,176 @@
+"""Keyed operators without windows: running aggregates, and a user function with a state for each key."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from streamactors.core.batch import Batch, Kind
+from streamactors.core.errors import PipelineError
+
+from .aggregates import Aggregate, Piece
+from .operator import AsyncOperator, Operator, OperatorContext, bad_record
+from .selectors import is_async, name_of, require_plain
+from .user_state import ATOMS, StateForm
+
+if TYPE_CHECKING:
+    from streamactors.durable.state import KeyedState
+
+
+class RunningAggregate(Operator):
+    """
+    Aggregate all records of a key; each record's result replaces the one before: an upsert stream.
+
+    With ``latest_only`` a batch gives one result for each of its keys, the last one. A view can't tell the difference:
+    it is read between epochs, and keeps the last result of a key. Every other consumer sees each result, or (T2) would
+    break: how many there are would depend on the cuts.
+    """
+
+    upsert = True
+
+    def __init__(self, aggregate: Aggregate, *, latest_only: bool = False) -> None:
+        super().__init__()
+        self.aggregate = aggregate
+        self.latest_only = latest_only
+        self._state: KeyedState
+
+    @property
+    def shape(self) -> str:
+        """What a stored checkpoint must have been made by."""
+        return f"running {self.aggregate.shape}"
+
+    def open(self, context: OperatorContext) -> None:
+        """Take state, restored to the last checkpoint."""
+        super().open(context)
+        self._state = context.keyed_state("running")
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit the result after each record, or after the batch's last record of each key."""
+        assert batch.keys is not None, "a running aggregate needs keys"
+        if not batch.values:
+            return
+        piece = Piece(self.name, batch.keys, batch)
+        accs = piece.overlay(self._state.get_many(None, list(piece.counts)), self.aggregate.zero)
+        if self.latest_only:
+            self.aggregate.fold(accs, piece)
+            results, shown = list(accs.values()), _last_of_each_key(batch)
+        else:
+            results, shown = self.aggregate.fold_each(accs, piece), batch
+        self._state.put_many(None, accs)
+        values = self.aggregate.results(results, self.name)
+        self.emit(shown.replace(values=values, windows=None, kinds=[Kind.UPDATE] * len(values)))
+
+
+def _last_of_each_key(batch: Batch) -> Batch:
+    assert batch.keys is not None
+    # A dict keeps the place of a key's first row and the number of its last: the order of the overlay.
+    return batch.take(list(dict(zip(batch.keys, range(len(batch)), strict=True)).values()))
+
+
+class MapWithState(Operator):
+    """
+    Call ``function(value, state)``, which returns ``(result, new_state)``: one result for each record, in order.
+
+    State is None for a key at first, and returning None deletes it. Its form is that of flow/user_state.py.
+    """
+
+    upsert = False
+
+    def __init__(self, function: Callable[[Any, Any], tuple[Any, Any]], *, state_type: Any = None) -> None:
+        super().__init__()
+        require_plain("the function of map_with_state()", function, remedy="Use AsyncMapWithState.")
+        self.function = function
+        self.shape = "map_with_state"
+        self._form = StateForm(state_type)
+        self._state: KeyedState
+
+    def open(self, context: OperatorContext) -> None:
+        """Take state, restored to the last checkpoint."""
+        super().open(context)
+        self._state = context.keyed_state("map_with_state")
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit the result of each record."""
+        if not batch.values:
+            return
+        states = _fetch(self._state, batch)
+        function, pack, decode, results = self.function, self._form.pack, self._form.decode, []
+        atoms = ATOMS if self._form.state_type is None else frozenset[type]()
+        rest = iter(batch.values)
+        try:
+            for key, value in zip(batch.keys, rest, strict=False):  # type: ignore[arg-type]  # _fetch asserted keys
+                state = states[key]
+                if type(state) is bytes:
+                    state = decode(state)
+                result, state = function(value, state)
+                # pack() for all but the common case, which saves its call; whole numbers are checked in _store.
+                states[key] = state if type(state) in atoms else pack(state)
+                results.append(result)
+        except Exception as error:
+            raise _explained(self, batch, len(results), error) from error
+        _store(self._state, states, self.name)
+        self.emit(batch.replace(values=results, windows=None, kinds=None))
+
+
+class AsyncMapWithState(AsyncOperator):
+    """As MapWithState, with a coroutine function that is awaited for one record after another."""
+
+    upsert = False
+
+    def __init__(self, function: Callable[[Any, Any], Awaitable[tuple[Any, Any]]], *, state_type: Any = None) -> None:
+        super().__init__()
+        if not is_async(function):
+            raise PipelineError(f"{name_of(function)} is not a coroutine function. Use MapWithState.")
+        self.function = function
+        self.shape = "map_with_state"
+        self._form = StateForm(state_type)
+        self._state: KeyedState
+
+    def open(self, context: OperatorContext) -> None:
+        """Take state, restored to the last checkpoint."""
+        super().open(context)
+        self._state = context.keyed_state("map_with_state")
+
+    async def on_batch_async(self, batch: Batch) -> Batch:
+        """Return the result of each record."""
+        states, form = _fetch(self._state, batch), self._form
+        results: list[Any] = []
+        for key, value in zip(batch.keys or [], batch.values, strict=True):
+            try:
+                result, state = await self.function(value, form.unpack(states[key]))
+                states[key] = form.pack(state)
+            except Exception as error:
+                raise _explained(self, batch, len(results), error) from error
+            results.append(result)
+        _store(self._state, states, self.name)
+        return batch.replace(values=results, windows=None, kinds=None)
+
+
+def _fetch(state: KeyedState, batch: Batch) -> dict[Any, Any]:
+    """Return the held states of the batch's keys; misses are fetched together."""
+    assert batch.keys is not None, "a function with state needs keys"
+    distinct = list(dict.fromkeys(batch.keys))
+    return dict(zip(distinct, state.get_many(None, distinct), strict=True))
+
+
+def _store(state: KeyedState, states: dict[Any, Any], name: str) -> None:
+    """Put the states back; None means delete."""
+    kept = states
+    if None in states.values():
+        kept = {key: held for key, held in states.items() if held is not None}
+        for key in states.keys() - kept.keys():
+            state.delete(None, key)
+    whole = [held for held in kept.values() if type(held) is int]
+    if whole and not (-(2**63) <= min(whole) and max(whole) < 2**64):
+        worst = max(whole, key=abs)
+        raise PipelineError(f"operator {name}: the state {worst} does not fit into 64 bits and can't be stored.")
+    state.put_many(None, kept)
+
+
+def _explained(operator: Operator, batch: Batch, row: int, error: Exception) -> Exception:
+    """Return the BadRecord for *error*; one of unpacking says what should have been returned."""
+    trace = error.__traceback__
+    ours = trace is not None and trace.tb_next is None  # raised in our own frame: not by the function
+    if ours and "unpack" in str(error):
+        error = TypeError(f"the function must return (result, new state), and {error}")
+    return bad_record(operator.name, batch, row, error)

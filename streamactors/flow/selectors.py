@@ -1,0 +1,95 @@
+"""Selectors: how a column of keys, times or numbers is taken out of a batch's values.
+
+A selector is a field's name (an attribute of an object, an entry of a mapping), a plain function of one value, or
+None for the value itself. A name is looked up by the *type* of the rows, not by trying: ``items`` is a field of a
+dict like any other, and a batch of mixed rows gives the same column however it was cut (T2).
+
+Whatever a selector raises becomes a BadRecord that names operator, record and place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import isasyncgenfunction, iscoroutinefunction
+from operator import attrgetter, itemgetter, length_hint
+from typing import Any
+
+from streamactors.core.batch import Batch
+from streamactors.core.errors import BadRecord, PipelineError
+
+from .operator import call_each, place_of
+
+Selector = str | Callable[[Any], Any] | None
+Column = Callable[[str, Batch], list[Any]]
+"""``column(operator_name, batch)`` returns one item for each row."""
+
+
+def column(selector: Selector) -> Column:
+    """Return the function that takes *selector*'s column out of a batch; the batch's own list when it is None."""
+    if selector is None:
+        return _values
+    if isinstance(selector, str):
+        return partial(_field, selector)
+    require_plain("a selector", selector)
+    return partial(_called, selector)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Return whether calling *function* gives something to await or to iterate with ``async for``."""
+    target: Any = function
+    while isinstance(target, partial):
+        target = target.func
+    return any(
+        check(candidate)
+        for check in (iscoroutinefunction, isasyncgenfunction)
+        for candidate in (target, getattr(type(target), "__call__", None))
+    )
+
+
+def require_plain(what: str, function: Callable[..., Any], *, remedy: str = "Use a plain function here.") -> None:
+    """Refuse a coroutine function where nobody would await it."""
+    if not callable(function):
+        raise PipelineError(f"{what} must be a function, got {function!r}.")
+    if is_async(function):
+        raise PipelineError(f"{what} is the coroutine function {name_of(function)}; nobody would await it. {remedy}")
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return how a user would recognise *function*."""
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def describe(selector: Selector) -> str:
+    """Return *selector* as it shows in a plan."""
+    if selector is None:
+        return ""
+    return repr(selector) if isinstance(selector, str) else name_of(selector)
+
+
+def _values(name: str, batch: Batch) -> list[Any]:
+    del name
+    return batch.values
+
+
+def _called(function: Callable[[Any], Any], name: str, batch: Batch) -> list[Any]:
+    return call_each(name, function, batch)
+
+
+def _field(field: str, name: str, batch: Batch) -> list[Any]:
+    kinds = set(map(type, batch.values))
+    getters = {kind: itemgetter(field) if issubclass(kind, Mapping) else attrgetter(field) for kind in kinds}
+    rows = iter(batch.values)
+    try:
+        if len(getters) == 1:
+            return list(map(getters.popitem()[1], rows))
+        return [getters[type(row)](row) for row in rows]
+    except (AttributeError, LookupError, TypeError) as error:
+        index = len(batch.values) - length_hint(rows) - 1
+        row = batch.values[index]
+        raise BadRecord(name, place_of(batch, index), row, f"it has no field {field!r}{_fields(row)}.") from error
+
+
+def _fields(row: Any) -> str:
+    known = list(row) if isinstance(row, Mapping) else getattr(row, "__struct_fields__", None)
+    return f"; its fields are {', '.join(map(str, known))}" if known else ""

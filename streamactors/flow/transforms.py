@@ -1,0 +1,240 @@
+"""Stateless operators: map, filter, flat_map, key_by, and the ways out of an upsert stream.
+
+On an append stream a row is a value. On an upsert stream it is the newest value of a key and window, and two things
+follow (DESIGN.md §3): ``map`` keeps the row's identity and leaves a DELETE alone, and a row that ``filter`` drops has
+to be taken back, because an earlier result of it may have passed: it becomes a DELETE. A FINAL row is the only one of
+its key and window; nothing went before it, so it just goes.
+
+Columns stay right: a row's timestamp, key, offset and origin are those of the record that it was made from, through
+``filter`` (a selection) and ``flat_map`` (each repeated as often as its values).
+
+Nothing is emitted for an empty result, and a filter that keeps all rows emits the batch it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, repeat
+from operator import length_hint
+from types import CoroutineType
+from typing import Any
+
+import msgspec
+
+from streamactors.core.batch import Batch, Kind
+from streamactors.core.errors import PipelineError
+from streamactors.core.keys import canonical_key, canonical_keys, plain_keys
+from streamactors.core.limits import BATCH_RECORDS_MAX
+
+from .operator import Emit, Operator, bad_record, call_each
+from .selectors import Selector, column, require_plain
+
+
+class Map(Operator):
+    """Replace each value by ``function(value)``."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        require_plain("the function of map()", function, remedy="Use AsyncMap.")
+        self.function = function
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit the new values under the old columns."""
+        if batch.values:
+            self.emit(batch.replace(values=call_live(self.name, self.function, batch)))
+
+
+class Filter(Operator):
+    """Keep the rows for which ``predicate(value)`` is true."""
+
+    def __init__(self, predicate: Callable[[Any], Any]) -> None:
+        super().__init__()
+        require_plain("the predicate of filter()", predicate, remedy="Use AsyncFilter.")
+        self.predicate = predicate
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit what is kept, and on an upsert stream a DELETE for what is not."""
+        kept = keep(batch, call_live(self.name, self.predicate, batch))
+        if kept.values:
+            self.emit(kept)
+
+
+class FlatMap(Operator):
+    """Replace each value by the values that ``function(value)`` returns or yields."""
+
+    def __init__(self, function: Callable[[Any], Iterable[Any]]) -> None:
+        super().__init__()
+        require_plain("the function of flat_map()", function, remedy="Use AsyncFlatMap.")
+        self.function = function
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit the values in order, in batches of the usual size."""
+        made = call_each(self.name, self.function, batch)
+        emit_in_parts(self.emit, flatten(batch, lists_of(self.name, batch, made)))
+
+
+class KeyBy(Operator):
+    """Give each row a key: a field, or what a function returns. What a row was before, in a window or not, ends here."""
+
+    def __init__(self, selector: Selector) -> None:
+        super().__init__()
+        self._take = column(selector)
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit the rows under their new keys."""
+        if not batch.values:
+            return
+        assert_appends(batch, "a new key")
+        raw = self._take(self.name, batch)
+        try:
+            keys = canonical_keys(raw)
+        except PipelineError:
+            raise self._bad_key(batch, raw) from None
+        self.emit(batch.replace(keys=keys, windows=None, kinds=None))
+
+    def _bad_key(self, batch: Batch, raw: list[Any]) -> Exception:
+        for index, key in enumerate(raw):
+            try:
+                canonical_key(key)
+            except PipelineError as error:
+                return bad_record(self.name, batch, index, error)
+        raise AssertionError("canonical_keys refused a key that canonical_key takes")
+
+
+class Row(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A row of an upsert stream as a plain value."""
+
+    key: Any
+    """The key as the user wrote it; None on a stream without keys."""
+
+    value: Any
+    """The result; None when the row is deleted."""
+
+    window_start: int | None = None
+    """Start of the window, ms; None outside windows."""
+
+    window_end: int | None = None
+    """End of the window, ms, the first instant after it."""
+
+    kind: str | None = None
+    """``early``, ``on_time``, ``correction``, ``final``, ``delete`` or ``update``; None on an append stream."""
+
+
+_KIND_NAMES = {kind: kind.name.lower() for kind in Kind}
+
+
+class Rows(Operator):
+    """Make each row a Row: key, value, window and kind become one value, and the stream an append stream."""
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit the Rows, under the same keys and timestamps."""
+        if not batch.values:
+            return
+        keys: Iterable[Any] = repeat(None) if batch.keys is None else plain_keys(batch.keys)
+        starts: Iterable[Any] = repeat(None)
+        ends: Iterable[Any] = repeat(None)
+        if batch.windows is not None:
+            starts, ends = zip(*batch.windows, strict=True)
+        kinds = repeat(None) if batch.kinds is None else map(_KIND_NAMES.__getitem__, batch.kinds)
+        rows = list(map(Row, keys, batch.values, starts, ends, kinds))
+        self.emit(batch.replace(values=rows, windows=None, kinds=None))
+
+
+class Originals(Operator):
+    """Replace each value by the source's record that it came from, as it stands there."""
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit the source's records under the same columns."""
+        if batch.values:
+            self.emit(batch.replace(values=batch.originals()))
+
+
+# ---- shared with the awaited forms (flow/async_transforms.py)
+
+
+def call_live(name: str, function: Callable[[Any], Any], batch: Batch) -> list[Any]:
+    """Return ``function(value)`` for each row, and None for the rows that are a DELETE."""
+    live = live_rows(batch)
+    called = batch if live is None else batch.select(live)
+    results = call_each(name, function, called)
+    if results and type(results[0]) is CoroutineType:
+        for coroutine in results:
+            coroutine.close()
+        raise PipelineError(
+            f"operator {name}: the function returned a coroutine, which nobody would await. Define it with `async def` "
+            "itself, or return the value."
+        )
+    return results if live is None else spread(results, live)
+
+
+def live_rows(batch: Batch) -> list[bool] | None:
+    """Return which rows have a value, or None when all have."""
+    if batch.kinds is None or Kind.DELETE not in batch.kinds:
+        return None
+    return [kind != Kind.DELETE for kind in batch.kinds]
+
+
+def spread(results: list[Any], live: Sequence[Any]) -> list[Any]:
+    """Return *results* at the places where *live* is true, None at the others."""
+    rest = iter(results)
+    return [next(rest) if alive else None for alive in live]
+
+
+def keep(batch: Batch, verdicts: list[Any]) -> Batch:
+    """Return the rows with a true verdict; on an upsert stream the others become a DELETE, unless they were FINAL."""
+    if all(verdicts):
+        return batch
+    if batch.kinds is None:
+        return batch.select(verdicts)
+    rows = zip(verdicts, batch.kinds, strict=True)
+    batch = batch.replace(
+        values=[value if verdict else None for value, verdict in zip(batch.values, verdicts, strict=True)],
+        kinds=[kind if verdict or kind == Kind.FINAL else Kind.DELETE for verdict, kind in rows],
+    )
+    return batch.select(
+        [verdict or kind != Kind.FINAL for verdict, kind in zip(verdicts, batch.kinds or [], strict=True)]
+    )
+
+
+def lists_of(name: str, batch: Batch, made: list[Any]) -> list[list[Any]]:
+    """Return each row's values as a list. A generator runs here, and what it raises names its record here."""
+    rest: Iterator[Any] = iter(made)
+    text = {str, bytes}.intersection(map(type, made))
+    try:
+        if text:
+            index = next(i for i, values in enumerate(made) if type(values) in text)
+            rest = iter(made[index + 1 :])
+            raise TypeError(f"flat_map() would take {made[index]!r:.60} apart into characters; return [text] or a list")
+        return list(map(list, rest))
+    except Exception as error:
+        raise bad_record(name, batch, len(made) - length_hint(rest) - 1, error) from error
+
+
+def flatten(batch: Batch, lists: list[list[Any]]) -> Batch:
+    """Return a row for each value of *lists*, with the other columns of the row that it came from."""
+    assert_appends(batch, "flat_map")
+    numbers = list(map(len, lists))
+
+    def repeated(column: Iterable[Any]) -> list[Any]:
+        return list(chain.from_iterable(map(repeat, column, numbers)))
+
+    return batch.replace(
+        values=list(chain.from_iterable(lists)),
+        timestamps=None if batch.timestamps is None else repeated(batch.timestamps),
+        keys=None if batch.keys is None else repeated(batch.keys),
+        offsets=repeated(batch.offsets) if len(batch.offsets) else (),
+        windows=None if batch.windows is None else repeated(batch.windows),
+        kinds=None if batch.kinds is None else repeated(batch.kinds),
+    )
+
+
+def emit_in_parts(emit: Emit, batch: Batch) -> None:
+    """Emit *batch* in batches of at most BATCH_RECORDS_MAX rows."""
+    for first in range(0, len(batch), BATCH_RECORDS_MAX):
+        emit(batch.slice(first, min(first + BATCH_RECORDS_MAX, len(batch))))
+
+
+def assert_appends(batch: Batch, what: str) -> None:
+    """Nothing that loses a row's identity may stand behind a stream of corrections; the graph refuses it."""
+    if batch.kinds is not None:
+        assert set(batch.kinds) <= {Kind.FINAL}, f"{what} behind an upsert stream: {set(batch.kinds)}"
