@@ -27,6 +27,7 @@ import msgspec
 from streamactors.core.batch import Batch
 from streamactors.core.ports import Clock
 from streamactors.core.signals import Barrier
+from streamactors.core.times import MIN_TIME
 from streamactors.engine.actor import Actor
 from streamactors.engine.mailbox import Channel
 
@@ -203,7 +204,7 @@ class Sequencer(Actor):
         if self._paced_from is None:
             self._paced_from = (self.sequencing.reach_when_idle, now)
         reach, since = self._paced_from
-        return self.sequencing.pace(reach + int((now - since) * 1_000)) if reach >= 0 else iter(())
+        return self.sequencing.pace(reach + int((now - since) * 1_000)) if reach != MIN_TIME else iter(())
 
     def _exhaust(self, marks: Iterable[Message]) -> None:
         if not self.exhausted:

@@ -1,0 +1,51 @@
+"""A drawing of graph and plan as text: what is fused, where it is partitioned, what each stage keeps."""
+
+from __future__ import annotations
+
+from .nodes import Node
+from .pipeline import Pipeline
+from .plan import RegionPlan, StagePlan, plan
+
+
+def describe(pipeline: Pipeline) -> str:
+    """Return the plan of *pipeline* as text."""
+    lines = [f"pipeline {pipeline.name}"]
+    for region in plan(pipeline):
+        lines += _region(region)
+    return "\n".join(lines)
+
+
+def _region(region: RegionPlan) -> list[str]:
+    lines = [f"  region {region.id}", f"    readers: one for each partition of {region.source.detail}"]
+    lines += [f"      {_node(node)}" for node in region.reader_nodes]
+    if region.event_time is not None:
+        lines.append(f"    sequencer: watermark in steps of {region.step} ms")
+    else:
+        lines.append("    sequencer: no event time")
+    if region.clock_period is not None:
+        lines.append(f"      clock marks every {region.clock_period} ms")
+    for stage in region.stages:
+        lines += _stage(stage)
+    return lines
+
+
+def _stage(stage: StagePlan) -> list[str]:
+    parts = f" in {stage.parts} parts" if stage.parts > 1 else ""
+    if stage.feed is None:
+        fed = "sequencer"
+    else:
+        feeding, node, output = stage.feed
+        fed = f"{feeding.id}, {node.id}" + ("" if output == "out" else f" ({output})")
+    if stage.shuffled:
+        fed += ", shuffled by key"
+    lines = [f"    stage {stage.id}{parts}  <- {fed}"]
+    for node in stage.nodes:
+        outside = [f"{source.id}" + ("" if output == "out" else f" ({output})") for source, output in node.inputs]
+        lines.append(f"      {_node(node)}  <- {', '.join(outside)}")
+    return lines
+
+
+def _node(node: Node) -> str:
+    what = node.id if node.id == node.kind or node.view or node.sink else f"{node.id}: {node.kind}"
+    kept = "  [keeps state by key]" if node.stateful else ""
+    return f"{what} {node.detail}".rstrip() + f"  ({node.where}){kept}"

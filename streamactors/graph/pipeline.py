@@ -1,0 +1,93 @@
+"""The pipeline: what the user writes. A named graph of plain data; nothing runs before a job does."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+from streamactors.core.connectors import Source
+from streamactors.core.errors import PipelineError
+from streamactors.core.limits import KEY_GROUPS
+
+from .nodes import Graph, Shape, check_name
+from .streams import Stream
+
+T = TypeVar("T")
+Prepare = Callable[[Any], Awaitable[None]]
+
+
+class Pipeline:
+    """
+    A graph of streams with a name, which is the name of the job that runs it.
+
+    Args:
+        name:
+            Letters, digits, ``-``, ``_`` and ``.``; the job's state is found again by it.
+
+        parts:
+            How many parts a keyed stage has: 1 to 128. Part of the plan: it can't change while a job has state.
+    """
+
+    def __init__(self, name: str, *, parts: int = 1) -> None:
+        check_name("pipeline", name)
+        if not 1 <= parts <= KEY_GROUPS:
+            raise PipelineError(f"pipeline {name}: parts={parts} is not between 1 and {KEY_GROUPS}, the key groups.")
+        self.name = name
+        self.parts = parts
+        self.graph = Graph()
+        self.preparations: list[Prepare] = []
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.name!r}, {len(self.graph.nodes)} operators)"
+
+    def source(self, source: Source) -> Stream[Any]:
+        """Read *source*."""
+        node = self.graph.add("source", source.id, [], Shape(type=source.type), detail=str(source), source=source)
+        return Stream(self.graph, node)
+
+    def topic(self, name: str, type: type[T] | None = None, *, encoding: str = "json") -> Stream[T]:  # noqa: A002
+        """
+        Read the log's topic *name*.
+
+        Args:
+            name:
+                The topic. It must be there when the job starts.
+
+            type:
+                What to decode values into: a msgspec.Struct with the needed fields only is fastest. None: builtins.
+
+            encoding:
+                ``json``, ``msgpack``, or ``raw`` for bytes as they are.
+        """
+        from connectors.topic import TopicSource  # late: connectors import this package's core
+
+        return self.source(TopicSource(name, type, encoding))
+
+    def json_lines(self, path: Any, type: type[T] | None = None) -> Stream[T]:  # noqa: A002
+        """Read a file of JSON values, one a line."""
+        from connectors.files import JsonLines
+
+        return self.source(JsonLines(path, type))
+
+    def text_lines(self, *paths: Any) -> Stream[str]:
+        """Read the lines of text files, one file after the other."""
+        from connectors.files import TextLines
+
+        return self.source(TextLines(*paths))
+
+    def items(self, values: Iterable[T], *, name: str = "items") -> Stream[T]:
+        """Read a list in memory; it must be the same whenever the job starts again."""
+        from connectors.memory import Items
+
+        return self.source(Items(list(values), name))
+
+    def before_start(self, prepare: Prepare) -> Prepare:
+        """Call ``await prepare(log)`` before the sources open, at each start of the job. A decorator."""
+        self.preparations.append(prepare)
+        return prepare
+
+    def describe(self) -> str:
+        """Return graph and plan as text: what is fused, where it is partitioned, what each stage keeps."""
+        from .describe import describe  # late: the plan reads pipelines
+
+        return describe(self)

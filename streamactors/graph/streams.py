@@ -1,0 +1,399 @@
+"""The fluent API: streams, and what can be asked of them.
+
+    Stream            records, maybe with event time
+    KeyedStream       records that belong to a key: state, windows and running results are kept for each key
+    WindowedStream    a keyed stream cut into windows; says what to compute
+    Results           running results, or those of windows: with late records, final results, changes
+
+Results form an *upsert stream*: one replaces the earlier one of the same key and window. A consumer that adds up (a
+topic, another aggregate) would count each correction again. So it is refused, when the graph is built, until the
+stream says what it means: ``final()``, one result for each window when nothing can change it any more, or
+``changes()``, every change as a record that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
+
+from streamactors.core.connectors import Sink
+from streamactors.core.times import Duration, duration_ms
+from streamactors.flow import aggregates as agg
+from streamactors.flow import transforms
+from streamactors.flow.keyed import AsyncMapWithState, MapWithState, RunningAggregate
+from streamactors.flow.reader import EventTime
+from streamactors.flow.selectors import Selector, describe, is_async
+from streamactors.flow.window_operator import WindowOperator
+from streamactors.flow.windows import Tumbling
+
+from .nodes import Graph, Node, Shape, caller, refuse
+
+T = TypeVar("T")
+U = TypeVar("U")
+S = TypeVar("S")
+
+_REPLACES = (
+    "gives results that replace earlier ones; this would take each correction for a new record, and a sum would count "
+    "it twice."
+)
+_REPLACES_REMEDY = (
+    "Say .final() first (one result for each window, when nothing can change it any more), or .changes() (every "
+    "change, marked as what it is)."
+)
+
+
+class Stream(Generic[T]):
+    """Records of type T. Nothing runs before the pipeline does."""
+
+    def __init__(self, graph: Graph, node: Node, output: str = "out", shape: Shape | None = None) -> None:
+        self.graph = graph
+        self.node = node
+        self.output = output
+        self.shape = shape if shape is not None else node.shape
+
+    # What every stream can do. ----------------------------------------------------------------------------------------
+
+    def map(self, function: Callable[[T], U] | Callable[[T], Awaitable[U]], *, name: str | None = None) -> Stream[U]:
+        """Replace each value by ``function(value)``; plain or async. Key, window and timestamp stay."""
+        return self._transform("map", function, transforms.Map, transforms.AsyncMap, name)
+
+    def filter(
+        self, function: Callable[[T], object] | Callable[[T], Awaitable[object]], *, name: str | None = None
+    ) -> Stream[T]:
+        """Keep the values for which ``function(value)`` is true; plain or async."""
+        return self._transform("filter", function, transforms.Filter, transforms.AsyncFilter, name, self.shape.type)
+
+    def flat_map(self, function: Callable[[T], Iterable[U]], *, name: str | None = None) -> Stream[U]:
+        """Replace each value by all that ``function(value)`` gives; each takes key and timestamp of the record."""
+        self._require_append("flat_map")
+        return self._transform("flat_map", function, transforms.FlatMap, transforms.AsyncFlatMap, name)
+
+    def original(self, *, name: str | None = None) -> Stream[Any]:
+        """Replace each value by the record that it came from as it stands in the source: its bytes, all fields."""
+        self._require_append("original")
+        shape = replace(self.shape, type=bytes)
+        return self._stream(self._add("original", name, shape, build=transforms.Originals))
+
+    def event_time(
+        self,
+        selector: Selector,
+        *,
+        disorder: Duration = 0,
+        idle_after: Duration | None = "30s",
+        pace_when_idle: bool = True,
+    ) -> Stream[T]:
+        """
+        Say when each record happened: a field or a function that gives int ms since the epoch, UTC.
+
+        Args:
+            selector:
+                Field name or function of a value.
+
+            disorder:
+                A record comes at most this much event time after a later one of its partition; what comes later than
+                that may be late. Larger: results wait longer. Smaller: more corrections and late records.
+
+            idle_after:
+                A partition that had nothing for so long stops holding back the others. None: never.
+
+            pace_when_idle:
+                When all partitions are idle, event time goes on with the clock, so that the last window closes.
+        """
+        where = caller()
+        if self.shape.repartitioned:
+            raise refuse(
+                "event_time", where, "event time is assigned behind key_by.", "Assign it before the first key_by."
+            )
+        if self.shape.event_time:
+            raise refuse("event_time", where, "this stream has event time already.", "Remove one of the two.")
+        event_time = EventTime(
+            selector,
+            disorder_ms=duration_ms(disorder),
+            idle_after_ms=None if idle_after is None else duration_ms(idle_after),
+            pace_when_idle=pace_when_idle,
+        )
+        node = self._add(
+            "event_time",
+            None,
+            replace(self.shape, event_time=True),
+            detail=f"{describe(selector)}, disorder {_shown(event_time.disorder_ms)}",
+        )
+        node.event_time = event_time
+        return Stream(self.graph, node)
+
+    def key_by(self, selector: Selector, *, name: str | None = None) -> KeyedStream[T]:
+        """Say which records belong together: a field or a function that gives a str, int, bool, float, bytes or tuple."""
+        self._require_append("key_by")
+        node = self._add(
+            "key_by",
+            name,
+            replace(self.shape, repartitioned=True),
+            detail=describe(selector),
+            build=partial(transforms.KeyBy, selector),
+        )
+        node.shape = replace(node.shape, keyed_by=node)
+        return KeyedStream(self.graph, node)
+
+    def to_view(self, name: str, *, key: Selector = None) -> None:
+        """
+        Keep the newest value of each key in the view *name*, to be read while the job runs.
+
+        The view's key is the stream's key, ``[key, window start]`` for results of windows, or what *key* selects.
+        """
+        stream: Stream[Any] = self
+        if key is not None:
+            self._require_append("a view with a key of its own")
+            stream = self.key_by(key)
+        self.graph.add_view(name, stream.node, stream.output, stream.shape)
+
+    def to_topic(self, name: str, *, partitions: int | None = None, encoding: str = "json") -> None:
+        """
+        Append each value to the log's topic *name*, exactly once, with the stream's key as the record's key.
+
+        Args:
+            name:
+                The topic; made with *partitions* (1) when it is not there.
+
+            partitions:
+                A record's key decides which one. None: as the topic has.
+
+            encoding:
+                ``json`` or ``msgpack``; bytes are written as they are.
+        """
+        from connectors.topic import TopicSink  # late: connectors import this package's core
+
+        self.to(TopicSink(name, partitions, encoding))
+
+    def to(self, sink: Sink) -> None:
+        """Write each value to *sink*, exactly once."""
+        self._require_append(f"sink {sink.id}")
+        self.graph.add_sink(sink, self.node, self.output, self.shape)
+
+    def rows(self, *, name: str | None = None) -> Stream[transforms.Row]:
+        """Make each value a ``Row`` of key, value, and window start and end where there is one."""
+        self._require_append("rows")
+        return self._as_rows("rows", name)
+
+    # How nodes are added. ---------------------------------------------------------------------------------------------
+
+    def _require_append(self, what: str) -> None:
+        """Refuse *what* on an upsert stream: it would take each correction for a new record."""
+        if self.shape.upsert:
+            raise refuse(what, caller(), f"{self.node!r} {_REPLACES}", _REPLACES_REMEDY)
+
+    def _as_rows(self, kind: str, name: str | None) -> Stream[transforms.Row]:
+        shape = replace(self.shape, type=transforms.Row, windowed=False, upsert=False)
+        return cast("Stream[transforms.Row]", self._stream(self._add(kind, name, shape, build=transforms.Rows)))
+
+    def _transform(
+        self, kind: str, function: Callable[..., Any], plain: Any, awaited: Any, name: str | None, gives: Any = None
+    ) -> Any:
+        """Add an operator that calls a user's function, plain or async, for each value."""
+        is_awaited = is_async(function)
+        node = self._add(
+            kind,
+            name,
+            replace(self.shape, type=gives),
+            detail=describe(function),
+            build=partial(awaited if is_awaited else plain, function),
+        )
+        node.awaited = is_awaited
+        return self._stream(node)
+
+    def _add(self, kind: str, name: str | None, shape: Shape, **more: Any) -> Node:
+        return self.graph.add(kind, name, [(self.node, self.output)], shape, **more)
+
+    def _stream(self, node: Node) -> Any:
+        """Return the stream behind *node*, as what its shape says."""
+        if node.shape.upsert:
+            return Results(self.graph, node)
+        return KeyedStream(self.graph, node) if node.shape.keyed_by is not None else Stream(self.graph, node)
+
+
+class KeyedStream(Stream[T]):
+    """Records with a key. ``map``, ``filter`` and ``flat_map`` keep it."""
+
+    def window(self, windows: Tumbling, *, name: str | None = None) -> WindowedStream[T]:
+        """Cut each key's records into windows of event time."""
+        self._require_append("window")
+        if not self.shape.event_time:
+            raise refuse(
+                "window", caller(), "this stream has no event time.", "Call .event_time(...) on the source, before key_by."
+            )
+        return WindowedStream(self, windows, name)
+
+    def aggregate(self, *, name: str | None = None, **aggregates: agg.Aggregate) -> Results[Any]:
+        """Keep running results for each key, all in one pass; each value is a dict of them."""
+        return self._running(agg.Several(**aggregates), name)
+
+    def count(self, *, name: str | None = None) -> Results[int]:
+        """Keep the number of records of each key."""
+        return self._running(agg.count(), name)
+
+    def sum(self, selector: Selector = None, *, name: str | None = None) -> Results[Any]:
+        """Keep the sum of a field, or of the values themselves, for each key."""
+        return self._running(agg.sum_(selector), name)
+
+    def min(self, selector: Selector = None, *, name: str | None = None) -> Results[Any]:
+        """Keep the least of a field, or of the values, for each key."""
+        return self._running(agg.min_(selector), name)
+
+    def max(self, selector: Selector = None, *, name: str | None = None) -> Results[Any]:
+        """Keep the greatest of a field, or of the values, for each key."""
+        return self._running(agg.max_(selector), name)
+
+    def mean(self, selector: Selector = None, *, name: str | None = None) -> Results[float]:
+        """Keep the mean of a field, or of the values, for each key."""
+        return self._running(agg.mean(selector), name)
+
+    def reduce(self, function: Callable[[T, T], T], *, name: str | None = None) -> Results[T]:
+        """Keep ``function(so far, value)`` for each key, beginning with its first value."""
+        return self._running(agg.reduce(function), name)
+
+    def map_with_state(
+        self,
+        function: Callable[[T, S | None], tuple[U, S | None]] | Callable[[T, S | None], Awaitable[tuple[U, S | None]]],
+        *,
+        state_type: Any = None,
+        name: str | None = None,
+    ) -> KeyedStream[U]:
+        """
+        Replace each value by the first of ``result, state = function(value, state)``; the state is kept for the key.
+
+        The state is None at first, and None deletes it. It is stored as MessagePack: write a list for a tuple, or give
+        *state_type* to get a struct back.
+        """
+        self._require_append("map_with_state")
+        awaited = is_async(function)
+        operator: Any = AsyncMapWithState if awaited else MapWithState
+        node = self._add(
+            "map_with_state",
+            name,
+            replace(self.shape, type=None),
+            detail=describe(function),
+            build=partial(operator, function, state_type=state_type),
+            stateful=True,
+        )
+        node.awaited = awaited
+        return KeyedStream(self.graph, node)
+
+    def _running(self, aggregate: agg.Aggregate, name: str | None) -> Results[Any]:
+        self._require_append("aggregate")
+        node = self._add("aggregate", name, replace(self.shape, type=None, upsert=True), stateful=True)
+        node.detail = f"running {aggregate}"
+        node.build = partial(RunningAggregate, aggregate)
+        return Results(self.graph, node)
+
+
+class WindowedStream(Generic[T]):
+    """A keyed stream cut into windows: say how late and how early, then what to compute."""
+
+    def __init__(self, stream: KeyedStream[T], windows: Tumbling, name: str | None) -> None:
+        self._stream = stream
+        self._windows = windows
+        self._name = name
+        self._lateness = 0
+        self._early: int | None = None
+        self._only_final = False
+
+    def allowed_lateness(self, lateness: Duration) -> WindowedStream[T]:
+        """Keep a window's state for so long after it fired; a record that comes meanwhile corrects its result."""
+        self._lateness = duration_ms(lateness)
+        return self
+
+    def early(self, *, every: Duration) -> WindowedStream[T]:
+        """Emit what open windows hold, each *every* of processing time, for keys that changed."""
+        self._early = duration_ms(every)
+        if self._early <= 0:
+            raise refuse("early", caller(), f"every={every!r} is no period.", "Give a positive duration, such as '1s'.")
+        return self
+
+    def final(self) -> WindowedStream[T]:
+        """Emit each result once, when nothing can change it any more."""
+        self._only_final = True
+        return self
+
+    def aggregate(self, **aggregates: agg.Aggregate) -> Results[Any]:
+        """Compute several aggregates for each key and window in one pass; each value is a dict of them."""
+        return self._compute(agg.Several(**aggregates))
+
+    def count(self) -> Results[int]:
+        """Count the records of each key and window."""
+        return self._compute(agg.count())
+
+    def sum(self, selector: Selector = None) -> Results[Any]:
+        """Add up a field, or the values themselves, for each key and window."""
+        return self._compute(agg.sum_(selector))
+
+    def min(self, selector: Selector = None) -> Results[Any]:
+        """Find the least of a field, or of the values, for each key and window."""
+        return self._compute(agg.min_(selector))
+
+    def max(self, selector: Selector = None) -> Results[Any]:
+        """Find the greatest of a field, or of the values, for each key and window."""
+        return self._compute(agg.max_(selector))
+
+    def mean(self, selector: Selector = None) -> Results[float]:
+        """Compute the mean of a field, or of the values, for each key and window."""
+        return self._compute(agg.mean(selector))
+
+    def reduce(self, function: Callable[[T, T], T]) -> Results[T]:
+        """Combine the values of each key and window: ``function(so far, value)``, beginning with the first."""
+        return self._compute(agg.reduce(function))
+
+    def _compute(self, aggregate: agg.Aggregate) -> Results[Any]:
+        stream, early, lateness = self._stream, None if self._only_final else self._early, self._lateness
+        build = partial(WindowOperator, self._windows, aggregate, lateness=lateness, early_every=early)
+        detail = f"{self._windows}, {aggregate}, lateness {_shown(lateness)}"
+        if early is not None:
+            detail += f", early every {_shown(early)}"
+        node = stream.graph.add(
+            "window",
+            self._name,
+            [(stream.node, stream.output)],
+            replace(stream.shape, type=None, windowed=True, upsert=True),
+            detail=detail,
+            stateful=True,
+            clock_ms=early,
+            grid_ms=(self._windows.size, self._windows.offset, lateness),
+        )
+        node.holds_ms = lambda output: lateness if output == "final" else 0
+        node.build = lambda: build(outputs=frozenset(node.consumed))
+        results: Results[Any] = Results(stream.graph, node)
+        # With nothing early before it and no lateness behind it, the first firing is the last.
+        return results.final() if early is None and (self._only_final or lateness == 0) else results
+
+
+class Results(KeyedStream[T]):
+    """Results of windows, or running ones: for views, or behind ``final()`` or ``changes()`` for everything."""
+
+    @property
+    def late(self) -> Stream[Any]:
+        """The records that came when their window was gone, as they reached it; ``original()`` gives them whole."""
+        self._require_window("late")
+        return KeyedStream(self.graph, self.node, "late", self.node.inputs[0][0].shape)
+
+    def final(self) -> Results[T]:
+        """Only the final result of each window, once, when its state goes: an append-only stream."""
+        self._require_window("final")
+        return Results(self.graph, self.node, "final", replace(self.shape, upsert=False))
+
+    def changes(self, *, name: str | None = None) -> Stream[transforms.Row]:
+        """Every result as a ``Row`` that says what it is (early, on_time, correction, ...): an append-only stream."""
+        return self._as_rows("changes", name)
+
+    def _require_window(self, what: str) -> None:
+        if self.node.kind != "window":
+            raise refuse(
+                what, caller(), f"{self.node.id} has no windows of its own.", "Call it on the result of a window."
+            )
+
+
+def _shown(ms: int) -> str:
+    """Return a duration as people write it."""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000)):
+        if ms and ms % size == 0:
+            return f"{ms // size}{unit}"
+    return f"{ms}ms"

@@ -1,0 +1,175 @@
+"""Pending output: how what a sink wrote in epoch N becomes visible outside exactly once (E2).
+
+    in the stage       the sink's writer turns batches into payloads. At the barrier each gets its stamp, and the stamp
+                       that it expects the target to show. Stamped payloads are rows of checkpoint N.
+    after checkpoint   the committer reads those rows and commits them to the target, one at a time, in order; the
+                       target compares and sets the stamp in its own transaction.
+    a checkpoint later the rows are deleted, because the target's answer was durable.
+
+If we crash before the checkpoint, nothing was visible and the records come again. After it, the rows are found on
+recovery. For each partition of the target, the stamps of its rows form a chain (each expects the one before it), and
+the target must show a link of that chain: what follows it is committed, what precedes it is done. If it shows anything
+else, another writer was there or the target lost what it had confirmed; that is an error, never a guess.
+
+The first epoch of an incarnation expects what the target shows when the job first opens it: none, or the last stamp of
+an incarnation before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from streamactors.core.codec import seal, unseal
+from streamactors.core.connectors import Payload, SinkTarget, SinkWriter, Stamp
+from streamactors.core.errors import SinkConflict
+from streamactors.core.limits import EPOCH_OUTPUT_BYTES_MAX
+from streamactors.durable.state import OperatorRow
+from streamactors.durable.store import Delta
+
+Row = tuple[bytes, bytes]
+"""(key: epoch, partition, part, big-endian; value: sealed PendingRow)"""
+
+
+class PendingRow(msgspec.Struct, array_like=True):
+    """What a checkpoint holds of one payload."""
+
+    stamp: Stamp
+    expect: Stamp | None
+    data: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(PendingRow).decode
+
+
+def database_of(sink: str) -> str:
+    """Return the name of the database that holds the pending rows of *sink*."""
+    return f"pending:{sink}"
+
+
+class PendingOutput:
+    """What a sink's writer has written and no checkpoint holds yet; a Durable of the sink's stage."""
+
+    def __init__(self, writer: SinkWriter, row: OperatorRow, *, job: str, sink: str, incarnation: str) -> None:
+        self._writer = writer
+        self._row = row
+        self._identity = (job, sink, incarnation)
+        self._frozen: list[tuple[bytes, PendingRow]] = []
+        self._encoded: list[Row] = []
+        self.bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether an epoch should end now, because this one's output has reached its limit."""
+        return self.bytes >= EPOCH_OUTPUT_BYTES_MAX
+
+    def write(self, batch: Any) -> None:
+        """Give *batch* to the writer."""
+        self.bytes = self._writer.write(batch)
+
+    def freeze(self, epoch: int) -> None:
+        """Take the epoch's payloads and chain their stamps. Cost: nothing per record."""
+        self.bytes = 0
+        payloads = sorted(self._writer.take(), key=lambda payload: payload.partition)
+        stamps = {int(partition): stamp for partition, stamp in (self._row.value or {}).items()}
+        self._frozen = []
+        for partition, group in groupby(payloads, key=lambda payload: payload.partition):
+            parts = list(group)
+            for number, payload in enumerate(parts, 1):
+                stamp = Stamp(*self._identity, epoch, number, len(parts))
+                before = stamps.get(partition)
+                expect = None if before is None else msgspec.convert(before, Stamp)
+                key = epoch.to_bytes(8, "big") + partition.to_bytes(4, "big") + number.to_bytes(4, "big")
+                self._frozen.append((key, PendingRow(stamp, expect, payload.data)))
+                stamps[partition] = msgspec.to_builtins(stamp)
+        if self._frozen:
+            self._row.set({str(partition): stamp for partition, stamp in stamps.items()})
+        self._row.freeze(epoch)
+
+    def encode(self, entries: int) -> bool:
+        """Encode one payload; True when none is left."""
+        if self._frozen:
+            key, row = self._frozen.pop(0)
+            self._encoded.append((key, seal(_encode(row))))
+        return not self._frozen and self._row.encode(entries)
+
+    def hand_over(self) -> list[Delta]:
+        """Return the rows of the epoch."""
+        rows, self._encoded = self._encoded, []
+        deltas = self._row.hand_over()
+        if rows:
+            deltas.append(Delta(database_of(self._identity[1]), puts=rows))
+        return deltas
+
+    def committed(self, epoch: int) -> None:
+        """The epoch is durable; the committer has its rows."""
+        self._row.committed(epoch)
+
+
+async def expect_what_is_there(row: OperatorRow, target: SinkTarget, partitions: int, job: str, sink: str) -> None:
+    """Let the first epoch of an incarnation expect what the target shows now."""
+    if row.value is not None:
+        return
+    stamps = {}
+    for partition in range(partitions):
+        stamp = await target.last_stamp(partition, job, sink)
+        if stamp is not None:
+            stamps[str(partition)] = msgspec.to_builtins(stamp)
+    row.set(stamps)
+
+
+class Committer:
+    """Commits one sink's pending rows to its target, in order."""
+
+    def __init__(self, sink: str, job: str, target: SinkTarget) -> None:
+        self.sink = sink
+        self.database = database_of(sink)
+        self._job = job
+        self._target = target
+        self._settled: list[bytes] = []
+
+    async def recover(self, rows: Sequence[Row]) -> None:
+        """Commit of *rows*, found after a start, what the target does not show yet."""
+        decoded = [(key, self._decode(value)) for key, value in rows]
+        for partition in sorted({_partition(key) for key, _ in decoded}):
+            chain = [(key, row) for key, row in decoded if _partition(key) == partition]
+            shown = await self._target.last_stamp(partition, self._job, self.sink)
+            links = [chain[0][1].expect, *(row.stamp for _, row in chain)]
+            if shown not in links:
+                raise SinkConflict(
+                    f"sink {self.sink}, partition {partition}: the target shows {shown}, but this job's pending output "
+                    f"begins after {links[0]} and ends with {links[-1]}. Another writer was there, or the target lost "
+                    "what it had confirmed. Restore the target, or start the job anew."
+                )
+            await self._commit(chain[links.index(shown) :])
+        self._settled = [key for key, _ in decoded]
+
+    async def commit(self, deltas: Sequence[Delta]) -> None:
+        """Commit the rows of the checkpoint that has just become durable."""
+        rows = [row for delta in deltas if delta.database == self.database for row in delta.puts]
+        await self._commit([(key, self._decode(value)) for key, value in rows])
+        self._settled += [key for key, _ in rows]
+
+    def take_settled(self) -> list[Delta]:
+        """Return the deletion of rows that the target has answered for; for the next checkpoint."""
+        keys, self._settled = self._settled, []
+        return [Delta(self.database, deletes=keys)] if keys else []
+
+    async def close(self) -> None:
+        """Release the target."""
+        await self._target.close()
+
+    async def _commit(self, rows: Sequence[tuple[bytes, PendingRow]]) -> None:
+        for key, row in rows:
+            await self._target.commit(Payload(_partition(key), row.data), row.stamp, row.expect)
+
+    def _decode(self, value: bytes) -> PendingRow:
+        return _decode(unseal(value, f"pending output of sink {self.sink}"))
+
+
+def _partition(key: bytes) -> int:
+    return int.from_bytes(key[8:12], "big")
