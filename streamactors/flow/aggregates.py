@@ -1,7 +1,8 @@
 """Aggregates: what a window, or a running result, keeps for each key, and how a piece of records changes it.
 
-An aggregate holds nothing. It works on an *overlay*: a dict with one accumulator for each distinct key of a piece, in
-the order of first appearance. The operator fills it from its state (``zero`` where there is none) and puts it back.
+An aggregate holds nothing. It is given accumulators as a column, one for each distinct key of a piece in the order of
+first appearance (the order of ``Piece.counts``), and returns the column that replaces it. The operator takes the
+column from its state, with ``zero`` where there is none, and puts the result back.
 
 Rules of the file:
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import add, gt, length_hint, lt
 from typing import Any
 
@@ -31,8 +32,8 @@ from .operator import bad_record
 from .selectors import Selector, column, describe, name_of, require_plain
 from .user_state import ATOMS, StateForm
 
-Accs = dict[Any, Any]
-"""An overlay: the accumulator of each distinct key of a piece, in the order of first appearance."""
+Accs = Sequence[Any]
+"""Accumulators, one for each distinct key of a piece, in the order of ``Piece.counts``."""
 
 
 class Piece:
@@ -61,11 +62,9 @@ class Piece:
             found = self._columns[id(selector)] = take(self.name, self.batch)
         return found
 
-    def overlay(self, held: Iterable[Any], zero: Any) -> Accs:
-        """Return the overlay for *held*, the accumulators of ``counts``' keys with None where there is none."""
-        if zero is None:
-            return dict(zip(self.counts, held, strict=True))
-        return dict(zip(self.counts, [zero if acc is None else acc for acc in held], strict=True))
+    def overlay(self, accs: Accs) -> dict[Any, Any]:
+        """Return the accumulators by key, for folds that go row by row."""
+        return dict(zip(self.counts, accs, strict=True))
 
     def bad(self, rest: Iterator[Any], error: Exception) -> BadRecord:
         """Return the error for the row before *rest*, the iterator over a column that stopped."""
@@ -81,13 +80,18 @@ class Aggregate(ABC):
     shape: str
     """What it computes, in words that a plan shows and that a stored checkpoint is compared with."""
 
+    def filled(self, held: list[Any]) -> list[Any]:
+        """Return *held* with ``zero`` where a key has no accumulator."""
+        zero = self.zero
+        return [zero if acc is None else acc for acc in held] if zero is not None and None in held else held
+
     @abstractmethod
-    def fold(self, accs: Accs, piece: Piece) -> None:
-        """Bring *accs* up to date with all rows of *piece*."""
+    def fold(self, accs: Accs, piece: Piece) -> list[Any]:
+        """Return the accumulators that *accs* become with all rows of *piece*."""
 
     @abstractmethod
     def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
-        """As ``fold``, and return the accumulator of the row's key as it was after each row."""
+        """Return, for each row, what the accumulator of its key is after it."""
 
     def results(self, accs: list[Any], name: str) -> list[Any]:
         """Return what the user sees of each accumulator."""
@@ -104,15 +108,15 @@ class Count(Aggregate):
     zero = 0
     shape = "count()"
 
-    def fold(self, accs: Accs, piece: Piece) -> None:
+    def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Add each key's number of rows."""
-        accs.update(zip(piece.counts, map(add, accs.values(), piece.counts.values()), strict=True))
+        return list(map(add, accs, piece.counts.values()))
 
     def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
         """Count row by row."""
-        steps = []
+        acc_of, steps = piece.overlay(accs), []
         for key in piece.keys:
-            accs[key] = acc = accs[key] + 1
+            acc_of[key] = acc = acc_of[key] + 1
             steps.append(acc)
         return steps
 
@@ -126,37 +130,36 @@ class Sum(Aggregate):
         self._selector, self._take = selector, column(selector)
         self.shape = f"sum({describe(selector)})"
 
-    def fold(self, accs: Accs, piece: Piece) -> None:
+    def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Add row after row."""
-        rest = iter(piece.column(self._selector, self._take))
+        acc_of, rest = piece.overlay(accs), iter(piece.column(self._selector, self._take))
         try:
             for key, value in zip(piece.keys, rest, strict=False):
-                accs[key] += value
+                acc_of[key] += value
         except Exception as error:
             raise piece.bad(rest, error) from error
-        self._check(accs, piece)
+        return self._checked(list(acc_of.values()), piece)
 
     def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
         """Add row after row, and keep each step."""
-        rest, steps = iter(piece.column(self._selector, self._take)), []
+        acc_of, rest, steps = piece.overlay(accs), iter(piece.column(self._selector, self._take)), []
         try:
             for key, value in zip(piece.keys, rest, strict=False):
-                accs[key] = acc = accs[key] + value
+                acc_of[key] = acc = acc_of[key] + value
                 steps.append(acc)
         except Exception as error:
             raise piece.bad(rest, error) from error
-        self._check(accs, piece)
-        return steps
+        return self._checked(steps, piece)
 
-    def _check(self, accs: Accs, piece: Piece) -> None:
+    def _checked(self, sums: list[Any], piece: Piece) -> list[Any]:
         """A sum that can't be stored is the fault of a record: name it now, not at the next checkpoint."""
-        kinds = set(map(type, accs.values()))
-        if kinds <= {float}:
-            return
+        kinds = set(map(type, sums))
+        if kinds == {float}:
+            return sums
         if kinds <= {int, float}:
-            whole = [acc for acc in accs.values() if type(acc) is int]
+            whole = [acc for acc in sums if type(acc) is int]
             if -(2**63) <= min(whole) and max(whole) < 2**64:
-                return
+                return sums
             raise PipelineError(
                 f"operator {piece.name}: {self.shape} has passed 64 bits ({max(whole, key=abs)}), which can't be "
                 "stored. Sum floats, or smaller units."
@@ -173,24 +176,18 @@ class Mean(Aggregate):
     zero = (0, 0)
 
     def __init__(self, selector: Selector = None) -> None:
-        self._sum = Sum(selector)
+        self._sum, self._count = Sum(selector), Count()
         self.shape = f"mean({describe(selector)})"
 
-    def fold(self, accs: Accs, piece: Piece) -> None:
+    def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Sum, and count."""
-        totals, numbers = _halves(accs)
-        self._sum.fold(totals, piece)
-        numbers = map(add, numbers, piece.counts.values())
-        accs.update(zip(accs, zip(totals.values(), numbers, strict=True), strict=True))
+        totals, numbers = zip(*accs, strict=True)
+        return list(zip(self._sum.fold(totals, piece), self._count.fold(numbers, piece), strict=True))
 
     def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
         """Sum and count row by row."""
-        totals, numbers = _halves(accs)
-        number_of = dict(zip(accs, numbers, strict=True))
-        sums = self._sum.fold_each(totals, piece)
-        steps = list(zip(sums, Count().fold_each(number_of, piece), strict=True))
-        accs.update(zip(piece.keys, steps, strict=True))
-        return steps
+        totals, numbers = zip(*accs, strict=True)
+        return list(zip(self._sum.fold_each(totals, piece), self._count.fold_each(numbers, piece), strict=True))
 
     def results(self, accs: list[Any], name: str) -> list[Any]:
         """Divide."""
@@ -206,40 +203,41 @@ class Extreme(Aggregate):
         self._better, self._form = better, StateForm()
         self.shape = f"{name}({describe(selector)})"
 
-    def fold(self, accs: Accs, piece: Piece) -> None:
+    def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Compare row after row."""
-        values = piece.column(self._selector, self._take)
+        values, acc_of = piece.column(self._selector, self._take), piece.overlay(accs)
         if not ATOMS.issuperset(map(type, values)):
-            self._fold_other(accs, piece)
-            return
+            self._fold_any(acc_of, piece)
+            return list(acc_of.values())
         better, rest = self._better, iter(values)
         try:
             for key, value in zip(piece.keys, rest, strict=False):
-                acc = accs[key]
+                acc = acc_of[key]
                 if acc is None or better(value, acc):
-                    accs[key] = value
+                    acc_of[key] = value
         except Exception as error:
             raise piece.bad(rest, error) from error
+        return list(acc_of.values())
 
     def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
         """Compare row after row, and keep each step."""
-        return self._fold_other(accs, piece)
+        return self._fold_any(piece.overlay(accs), piece)
 
     def results(self, accs: list[Any], name: str) -> list[Any]:
         """Return the values."""
         del name
         return accs if ATOMS.issuperset(map(type, accs)) else list(map(self._form.unpack, accs))
 
-    def _fold_other(self, accs: Accs, piece: Piece) -> list[Any]:
+    def _fold_any(self, acc_of: dict[Any, Any], piece: Piece) -> list[Any]:
         better, pack, unpack, steps = self._better, self._form.pack, self._form.unpack, []
         rest = iter(piece.column(self._selector, self._take))
         try:
             for key, value in zip(piece.keys, rest, strict=False):
-                acc, new = accs[key], pack(value)
+                acc, new = acc_of[key], pack(value)
                 if new is None:
                     raise TypeError(f"{self.shape} can't compare None; filter such records out before")
                 if acc is None or better(unpack(new), unpack(acc)):
-                    accs[key] = acc = new
+                    acc_of[key] = acc = new
                 steps.append(acc)
         except Exception as error:
             raise piece.bad(rest, error) from error
@@ -267,16 +265,21 @@ class Custom(Aggregate):
         except Exception as error:
             raise PipelineError(f"{self.shape}: initial={initial!r} can't be kept: {error}.") from error
 
-    def fold(self, accs: Accs, piece: Piece) -> None:
+    def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Call the function for row after row."""
-        self.fold_each(accs, piece)
+        acc_of = piece.overlay(accs)
+        self._fold(acc_of, piece)
+        return list(acc_of.values())
 
     def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
         """Call the function for row after row, and keep each step."""
+        return self._fold(piece.overlay(accs), piece)
+
+    def _fold(self, acc_of: dict[Any, Any], piece: Piece) -> list[Any]:
         rest, steps = iter(piece.batch.values), []
         try:
             for key, value in zip(piece.keys, rest, strict=False):
-                accs[key] = acc = self._step(accs[key], value)
+                acc_of[key] = acc = self._step(acc_of[key], value)
                 steps.append(acc)
         except Exception as error:
             raise piece.bad(rest, error) from error
@@ -330,20 +333,15 @@ class Several(Aggregate):
         self.zero = tuple(part.zero for part in self._parts)
         self.shape = f"aggregate({', '.join(f'{name}={part.shape}' for name, part in parts.items())})"
 
-    def fold(self, accs: Accs, piece: Piece) -> None:
-        """Let each part fold its own column of the overlay."""
-        columns = self._columns(accs)
-        for part, own in zip(self._parts, columns, strict=True):
-            part.fold(own, piece)
-        accs.update(zip(accs, zip(*(own.values() for own in columns), strict=True), strict=True))
+    def fold(self, accs: Accs, piece: Piece) -> list[Any]:
+        """Let each part fold its own column of the accumulators."""
+        parts = zip(self._parts, zip(*accs, strict=True), strict=True)
+        return list(zip(*(part.fold(own, piece) for part, own in parts), strict=True))
 
     def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
         """Let each part fold its own column, row by row."""
-        columns = self._columns(accs)
-        each = [part.fold_each(own, piece) for part, own in zip(self._parts, columns, strict=True)]
-        steps = list(zip(*each, strict=True))
-        accs.update(zip(piece.keys, steps, strict=True))
-        return steps
+        parts = zip(self._parts, zip(*accs, strict=True), strict=True)
+        return list(zip(*(part.fold_each(own, piece) for part, own in parts), strict=True))
 
     def results(self, accs: list[Any], name: str) -> list[Any]:
         """Return a dict for each."""
@@ -352,14 +350,6 @@ class Several(Aggregate):
         parts = zip(self._parts, zip(*accs, strict=True), strict=True)
         columns = [part.results(list(own), name) for part, own in parts]
         return [dict(zip(self._names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-    def _columns(self, accs: Accs) -> list[Accs]:
-        return [dict(zip(accs, own, strict=True)) for own in zip(*accs.values(), strict=True)]
-
-
-def _halves(accs: Accs) -> tuple[Accs, Iterable[int]]:
-    totals, numbers = zip(*accs.values(), strict=True)
-    return dict(zip(accs, totals, strict=True)), numbers
 
 
 def count() -> Count:

@@ -50,20 +50,21 @@ class RunningAggregate(Operator):
         if not batch.values:
             return
         piece = Piece(self.name, batch.keys, batch)
-        accs = piece.overlay(self._state.get_many(None, list(piece.counts)), self.aggregate.zero)
+        keys = list(piece.counts)
+        accs = self.aggregate.filled(self._state.get_many(None, keys))
         if self.latest_only:
-            self.aggregate.fold(accs, piece)
-            results, shown = list(accs.values()), _last_of_each_key(batch)
+            results, shown = self.aggregate.fold(accs, piece), _last_of_each_key(batch)
+            self._state.put_many(None, dict(zip(keys, results, strict=True)))
         else:
             results, shown = self.aggregate.fold_each(accs, piece), batch
-        self._state.put_many(None, accs)
+            self._state.put_many(None, dict(zip(batch.keys, results, strict=True)))
         values = self.aggregate.results(results, self.name)
         self.emit(shown.replace(values=values, windows=None, kinds=[Kind.UPDATE] * len(values)))
 
 
 def _last_of_each_key(batch: Batch) -> Batch:
     assert batch.keys is not None
-    # A dict keeps the place of a key's first row and the number of its last: the order of the overlay.
+    # A dict keeps the place of a key's first row and the number of its last: the order of Piece.counts.
     return batch.take(list(dict(zip(batch.keys, range(len(batch)), strict=True)).values()))
 
 

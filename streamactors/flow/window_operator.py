@@ -28,6 +28,7 @@ If we crash: all of it goes back to one epoch together. A result that was emitte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from streamactors.core.batch import Batch, Kind
@@ -137,7 +138,8 @@ class WindowOperator(Operator):
         elif min(timestamps) >= newest:
             self._fold(newest, Piece(self.name, batch.keys, batch))
         else:
-            self._fold_around(batch, newest, [row for row, time in enumerate(timestamps) if time < newest])
+            older = [time < newest for time in timestamps]
+            self._fold_around(batch, newest, list(compress(range(len(timestamps)), older)))
 
     def _silent(self, start: int) -> bool:
         """Return whether a record of this window shows only at a signal."""
@@ -178,10 +180,9 @@ class WindowOperator(Operator):
 
     def _fold(self, start: int, piece: Piece) -> None:
         self._register(start)
-        distinct = list(piece.counts)
-        accs = piece.overlay(self._state.get_many(start, distinct), self.aggregate.zero)
-        self.aggregate.fold(accs, piece)
-        self._state.put_many(start, accs)
+        aggregate, keys = self.aggregate, list(piece.counts)
+        accs = aggregate.fold(aggregate.filled(self._state.get_many(start, keys)), piece)
+        self._state.put_many(start, dict(zip(keys, accs, strict=True)))
         if self._changed_state is not None:
             changed = self._changed.setdefault(start, set())
             fresh = piece.counts.keys() - changed
@@ -190,7 +191,7 @@ class WindowOperator(Operator):
                 self._changed_state.put_many(start, dict.fromkeys(fresh, True))
 
     def _correct(self, batch: Batch, starts: list[int]) -> None:
-        """Re-fire each row's window for its key, row by row: one overlay over all windows, keyed by (start, key)."""
+        """Re-fire each row's window for its key, row by row: one piece over all windows, keyed by (start, key)."""
         assert batch.keys is not None
         piece = Piece(self.name, list(zip(starts, batch.keys, strict=True)), batch)
         keys_of: dict[int, list[CanonicalKey]] = {}
@@ -200,8 +201,8 @@ class WindowOperator(Operator):
         for start, keys in keys_of.items():
             self._register(start)
             held.update(zip(((start, key) for key in keys), self._state.get_many(start, keys), strict=True))
-        accs = piece.overlay(map(held.__getitem__, piece.counts), self.aggregate.zero)
-        steps = self.aggregate.fold_each(accs, piece)
+        steps = self.aggregate.fold_each(self.aggregate.filled([held[pair] for pair in piece.counts]), piece)
+        accs = dict(zip(piece.keys, steps, strict=True))
         for start, keys in keys_of.items():
             self._state.put_many(start, {key: accs[start, key] for key in keys})
         self._show(batch.keys, steps, starts, Kind.CORRECTION)
