@@ -1,0 +1,283 @@
+"""The window operator against a plain record-by-record script, however it is cut and wherever it is restored."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamactors.core.batch import Batch, Kind
+from streamactors.core.errors import BadRecord, PipelineError
+from streamactors.core.keys import canonical_key, encode_key
+from streamactors.core.times import MAX_TIME, MIN_TIME
+from streamactors.flow.aggregates import aggregate, count, max_, mean, min_, reduce_, several, sum_
+from streamactors.flow.window_operator import WindowOperator
+from streamactors.flow.windows import Tumbling
+from tests.flow.fakes import Driver, rows
+
+SIZE = 10
+
+
+class Script:
+    """The same windows as a dict of lists, one record at a time; nothing of the operator is used."""
+
+    def __init__(self, fold, *, lateness, early_every, final):
+        self.fold, self.lateness, self.early_every = fold, lateness, early_every
+        self.final = final or (lateness == 0 and early_every is None)
+        self.watermark, self.period = MIN_TIME, None
+        self.values, self.changed, self.fired = {}, set(), set()
+        self.out, self.late = [], []
+
+    def show(self, start, key, kind):
+        end = start + SIZE
+        self.out.append((key, self.fold(self.values[start, key]), end - 1, (start, end), kind, None))
+
+    def record(self, value, time, key, offset):
+        start = time // SIZE * SIZE
+        last = start + SIZE - 1
+        if last + self.lateness <= self.watermark:
+            self.late.append((key, value, time, None, None, offset))
+            return
+        self.values.setdefault((start, key), []).append(value)
+        if last > self.watermark:
+            self.changed.add((start, key))
+        elif not self.final:
+            self.show(start, key, Kind.CORRECTION)
+
+    def watermark_to(self, time):
+        if time <= self.watermark:
+            return
+        before, self.watermark = self.watermark, time
+        for start, key in self.ordered(self.values):
+            last = start + SIZE - 1
+            if not self.final and before < last <= time:
+                self.show(start, key, Kind.ON_TIME)
+            if last <= time:
+                self.changed.discard((start, key))
+            if last + self.lateness <= time:
+                if self.final:
+                    self.show(start, key, Kind.FINAL)
+                del self.values[start, key]
+
+    def clock(self, time):
+        if self.early_every is not None and time // self.early_every != self.period:
+            self.period = time // self.early_every
+            self.flush()
+
+    def flush(self):
+        if self.early_every is None:
+            return
+        for start, key in self.ordered(self.changed):
+            self.show(start, key, Kind.EARLY)
+        self.changed.clear()
+
+    @staticmethod
+    def ordered(pairs):
+        return sorted(pairs, key=lambda pair: (pair[0], encode_key(pair[1])))
+
+
+def left_fold(values):
+    total = 0
+    for value in values:
+        total += value
+    return total
+
+
+AGGREGATES = {
+    "count": (count, len),
+    "sum": (sum_, left_fold),
+    "min": (min_, min),
+    "max": (max_, max),
+    "mean": (mean, lambda values: left_fold(values) / len(values)),
+    "reduce": (lambda: reduce_(lambda a, b: a - b), lambda values: values[0] - left_fold(values[1:])),
+    "list": (lambda: aggregate([], lambda acc, value: [*acc, value]), list),
+    "several": (
+        lambda: several(n=count(), total=sum_(), least=min_(), mean=mean()),
+        lambda v: {"n": len(v), "total": left_fold(v), "least": min(v), "mean": left_fold(v) / len(v)},
+    ),
+}
+
+KEYS = [canonical_key(key) for key in ("a", "b", 1, None, ("a", 1), True)]
+whole_or_half = st.integers(-50, 50).map(lambda n: n / 2 if n % 2 else n // 2)
+records = st.tuples(st.just("record"), whole_or_half, st.integers(-40, 60), st.sampled_from(KEYS))
+signals = st.one_of(
+    st.tuples(st.just("watermark"), st.one_of(st.integers(-50, 90), st.just(MAX_TIME))),
+    st.tuples(st.just("clock"), st.integers(0, 40)),
+    st.tuples(st.just("flush")),
+)
+steps = st.lists(st.one_of(records, records, records, signals), max_size=40)
+variants = st.sampled_from(
+    [
+        {"lateness": 0, "early_every": None, "final": False},
+        {"lateness": 15, "early_every": None, "final": False},
+        {"lateness": 15, "early_every": None, "final": True},
+        {"lateness": 0, "early_every": 5, "final": False},
+        {"lateness": 7, "early_every": 5, "final": False},
+    ]
+)
+
+
+def run_script(script, steps):
+    for offset, (step, *arguments) in enumerate(steps):
+        if step == "record":
+            script.record(*arguments, offset)
+        else:
+            getattr(script, {"watermark": "watermark_to"}.get(step, step))(*arguments)
+
+
+def run_operator(driver, steps, cut_after, restore_after):
+    """Hand the steps over in batches: a cut, a signal or a restore ends a batch."""
+    pending = []
+
+    def hand_over():
+        if pending:
+            values, times, keys, offsets = map(list, zip(*pending, strict=True))
+            driver.batch(Batch(values, times, keys, offsets=offsets))
+            pending.clear()
+
+    for offset, (step, *arguments) in enumerate(steps):
+        if step == "record":
+            pending.append((*arguments, offset))
+        else:
+            hand_over()
+            getattr(driver, {"watermark": "watermark_to"}.get(step, step))(*arguments)
+        if offset in cut_after:
+            hand_over()
+        if offset in restore_after:
+            hand_over()
+            driver.restore()
+    hand_over()
+
+
+@given(steps, variants, st.sampled_from(sorted(AGGREGATES)), st.data())
+def test_any_cut_and_any_restart_equal_the_plain_script(steps, variant, name, data):
+    """(T2) and the operator's half of (T1), order included."""
+    make, fold = AGGREGATES[name]
+    places = st.sets(st.integers(0, max(0, len(steps) - 1)))
+    cut_after, restore_after = data.draw(places), data.draw(places)
+    script = Script(fold, **variant)
+    driver = Driver(lambda: WindowOperator(Tumbling(SIZE), make(), **variant))
+
+    run_script(script, steps)
+    run_operator(driver, steps, cut_after, restore_after)
+
+    assert repr(rows(driver.out)) == repr(script.out)  # repr tells 1 from 1.0 and True
+    assert repr(rows(driver.late)) == repr(script.late)
+    assert driver.operator.late_records == len(script.late)
+
+
+def operator(**settings):
+    return Driver(lambda: WindowOperator(Tumbling(SIZE), count(), **settings))
+
+
+def one(time, key="k", value=0):
+    return Batch([value], [time], [key])
+
+
+def test_float_sums_do_not_depend_on_cuts():
+    values = [0.1, 1e100, 0.2, -1e100, 0.3]
+    whole, cut = (Driver(lambda: WindowOperator(Tumbling(SIZE), sum_())) for _ in range(2))
+    whole.batch(Batch(values, [1] * 5, ["k"] * 5))
+    for value in values:
+        cut.batch(one(1, value=value))
+    whole.watermark_to(9)
+    cut.watermark_to(9)
+
+    assert rows(whole.out) == rows(cut.out) == [("k", left_fold(values), 9, (0, 10), Kind.FINAL, None)]
+
+
+def test_a_window_without_lateness_shows_once_and_is_append_only():
+    driver = operator()
+    driver.batch(one(3))
+    driver.watermark_to(9)
+
+    assert driver.operator.upsert is False and driver.operator.holds_back_ms == 0
+    assert [row[4] for row in rows(driver.out)] == [Kind.FINAL]
+
+
+def test_a_final_window_with_lateness_shows_when_its_state_goes():
+    driver = operator(lateness=5, final=True)
+    driver.batch(one(3))
+    driver.watermark_to(13)
+    driver.batch(one(4))
+    assert driver.out == []
+
+    driver.watermark_to(14)
+    assert rows(driver.out) == [("k", 2, 9, (0, 10), Kind.FINAL, None)]
+    assert driver.operator.holds_back_ms == 5
+
+
+def test_state_of_a_window_that_is_gone_is_dropped():
+    driver = operator(lateness=5, early_every=10)
+    driver.batch(one(3))
+    driver.watermark_to(14)
+
+    assert driver.part.states["windows"].spaces == {} and driver.part.states["changed"].spaces == {}
+
+
+def test_a_late_record_keeps_all_its_columns():
+    driver = operator()
+    driver.watermark_to(9)
+    origin = object()
+    driver.batch(Batch(["x", "y"], [3, 30], ["a", "b"], offsets=range(7, 9), origin=origin))
+
+    (late,) = driver.late
+    assert (late.values, late.timestamps, late.keys, list(late.offsets), late.origin) == (["x"], [3], ["a"], [7], origin)
+
+
+def test_a_key_that_comes_first_after_the_firing_is_a_correction():
+    driver = operator(lateness=100)
+    driver.watermark_to(9)
+    driver.batch(one(3))
+    driver.watermark_to(50)
+
+    assert rows(driver.out) == [("k", 1, 9, (0, 10), Kind.CORRECTION, None)]
+
+
+def test_clock_marks_inside_one_period_show_nothing_new():
+    driver = operator(lateness=1, early_every=100)
+    driver.clock(100)
+    driver.batch(one(3))
+    driver.clock(150)
+    assert driver.out == []
+
+    driver.clock(450)  # marks may jump over periods
+    assert [row[4] for row in rows(driver.out)] == [Kind.EARLY]
+
+
+def test_large_firings_come_in_batches_of_the_usual_size():
+    driver = operator()
+    driver.batch(Batch(list(range(3000)), [1] * 3000, list(range(3000))))
+    driver.watermark_to(9)
+
+    assert [len(batch) for batch in driver.out] == [1024, 1024, 952]
+    assert [row[0] for row in rows(driver.out)] == sorted(range(3000), key=encode_key)
+
+
+def test_an_empty_batch_changes_nothing():
+    driver = operator()
+    driver.batch(Batch([], [], []))
+    assert driver.part.states["windows"].spaces == {}
+
+
+def test_a_bad_value_names_operator_and_place():
+    class Origin:
+        source, partition = "clicks", 2
+
+    driver = Driver(lambda: WindowOperator(Tumbling(SIZE), sum_("n")))
+    values = [{"n": 1}, {"n": 1}, {"n": "2"}, {"n": 1}]
+    batch = Batch(values, [11, 1, 12, 13], ["k"] * 4, offsets=[5, 6, 7, 8], origin=Origin())
+
+    with pytest.raises(BadRecord, match=r"operator job/op\[0\].*'2'.*clicks/2 at offset 7.*TypeError"):
+        driver.batch(batch)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"final": True, "early_every": 5}, "contradict"),
+        ({"early_every": 0}, "at least 1 ms"),
+        ({"lateness": -1}, "negative"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(PipelineError, match=message):
+        WindowOperator(Tumbling(SIZE), count(), **settings)
