@@ -1,0 +1,398 @@
+"""Keyed state: a dict for each namespace in front of LMDB, whose changes can be frozen in O(1).
+
+A barrier must not copy state and must not wait for the disk. It needs to do neither, because of one rule:
+
+  Rule. Stored values are immutable: a value is replaced, never changed in place.
+
+A change is therefore a reference in a dict, and the changes of an epoch are a dict of their own, a *memtable*:
+
+    live      everything known now: key → value, or None for "known to be absent"     what reads look at, alone
+    dirty     what changed since the last barrier: key → value, None for a delete
+    frozen    the memtables of the epochs being encoded or committed, at most two     never changed again
+
+A write goes to live and to dirty (two ``dict.update``). To freeze is to set dirty aside and begin an empty one: the
+frozen memtable still refers to the values as they were, whatever is written later. When the epoch's commit has
+returned, its memtable is dropped. Nothing is merged, neither on a read nor after a commit; what it costs is a second
+dict entry for each key that changed, until its commit has returned.
+
+  (K1) A key in dirty or frozen is in live too, with its newest value: such entries are never evicted.
+  (K2) An entry of live that is in neither is equal to LMDB, or absent in both. Only such entries are evicted.
+
+(K1) makes a read of LMDB sound while a commit runs in another thread: what is looked up there is in no memtable, so the
+commit does not change it, and before or after make no difference.
+
+A namespace is *complete* when what live doesn't have LMDB doesn't have either, or has only until a pending drop is
+committed. Then a miss is an answer: no look-up. It begins complete when the store held nothing of this part, or when
+the operator says that it is new (``born``), or by ``drop``; eviction ends it.
+
+``drop`` of a large namespace is a mark on its memtable: on commit the namespace's rows are deleted by prefix, before
+what the same epoch put there afterwards. While the mark is pending LMDB still has the old rows, so the namespace must
+stay complete, hence nothing of it is evicted until then.
+
+If we crash: dicts are gone, LMDB has the last committed epoch, the records after it come again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from itertools import islice
+from typing import Any, Protocol
+from zlib import crc32
+
+from streamactors.core.codec import decode_value, encode_value, seal, unseal
+from streamactors.core.keys import CanonicalKey, decode_key, encode_key, key_group
+from streamactors.core.limits import CACHE_ENTRIES_MAX, KEY_GROUPS
+
+from .rows import GROUP_BYTES, Namespace, namespace_bytes, read_row, row, row_key
+from .store import Store
+from .writing import Delta
+
+
+class Durable(Protocol):
+    """
+    What survives: frozen at a barrier, encoded in slices, handed over, and told of the commit.
+
+    The calls for one epoch come in this order: ``freeze``, ``encode`` until it returns True, ``hand_over``, and
+    ``committed`` at any time later. An epoch freezes only after the one before was handed over; so at most two are
+    frozen at a time, one in commit, one being encoded. None of the calls waits. After a failed commit nothing is
+    called any more: the region restarts with new objects.
+    """
+
+    def freeze(self, epoch: int) -> None:
+        """Set aside what changed since the last freeze: it belongs to *epoch*. O(1)."""
+
+    def encode(self, entries: int) -> bool:
+        """Encode up to *entries* frozen entries; return whether none is left."""
+
+    def hand_over(self) -> list[Delta]:
+        """Return what the epoch that was encoded changed in the store; empty when nothing did."""
+
+    def committed(self, epoch: int) -> None:
+        """Take note that *epoch* is durable."""
+
+
+class _Table:
+    """A memtable: what one epoch changed in one namespace."""
+
+    __slots__ = ("dropped", "entries")
+
+    def __init__(self, *, dropped: bool = False) -> None:
+        self.entries: dict[CanonicalKey, Any] = {}
+        self.dropped = dropped  # all that was there before these entries is gone
+
+
+class _Space:
+    """What is known of one namespace."""
+
+    __slots__ = ("complete", "live")
+
+    def __init__(self, *, complete: bool) -> None:
+        self.live: dict[CanonicalKey, Any] = {}
+        self.complete = complete
+
+
+class _Epoch:
+    """A frozen epoch: its memtables, and as far as it is encoded its rows."""
+
+    def __init__(self, epoch: int, tables: dict[Namespace, _Table], groups: range, database: str) -> None:
+        self.epoch = epoch
+        self.tables = tables
+        self.delta = Delta(database)
+        self.gone: list[tuple[Namespace, CanonicalKey]] = []
+        self.encoded = not tables
+        self._groups = groups
+        self._owned = frozenset(groups)
+        self._tables_left = iter(tables.items())
+        self._entries: Iterator[tuple[CanonicalKey, Any]] = iter(())
+        self._namespace: Namespace = None
+        self._tail = b""
+
+    def encode(self, entries: int) -> bool:
+        while entries > 0 and not self.encoded:
+            rows = list(islice(self._entries, entries))
+            if rows:
+                self._encode(rows)
+                entries -= len(rows)
+            else:
+                self._next_table()
+        return self.encoded
+
+    def _next_table(self) -> None:
+        following = next(self._tables_left, None)
+        if following is None:
+            self.encoded = True
+            return
+        self._namespace, table = following
+        self._tail = namespace_bytes(self._namespace)
+        self._entries = iter(table.entries.items())
+        if table.dropped:
+            self.delta.prefixes += [GROUP_BYTES[group] + self._tail for group in self._groups]
+
+    def _encode(self, rows: list[tuple[CanonicalKey, Any]]) -> None:
+        keys = [encode_key(key) for key, _ in rows]
+        groups = [crc32(key) % KEY_GROUPS for key in keys]
+        assert set(groups) <= self._owned, "a key of another part was written here"
+        tail = self._tail
+        self.delta.puts += [
+            row(GROUP_BYTES[group] + tail, key, value)
+            for group, key, (_, value) in zip(groups, keys, rows, strict=True)
+            if value is not None
+        ]
+        gone = [i for i, (_, value) in enumerate(rows) if value is None]
+        if gone:
+            namespace = self._namespace
+            self.gone += [(namespace, rows[i][0]) for i in gone]
+            self.delta.deletes += [row_key(GROUP_BYTES[groups[i]] + tail, keys[i]) for i in gone]
+
+
+class KeyedState:
+    """
+    The state of one keyed operator and part: key → value in namespaces. See the module's header.
+
+    Keys are canonical (core/keys.py). Values are whatever MessagePack holds, except None, which means "absent"; they
+    must not be changed in place, and come back from the store as MessagePack returns them (a tuple as a list).
+    """
+
+    def __init__(
+        self, store: Store, database: str, groups: range = range(KEY_GROUPS), *, cache_max: int = CACHE_ENTRIES_MAX
+    ) -> None:
+        self.database = database
+        self.groups = groups
+        self._store = store
+        self._cache_max = cache_max
+        self._dirty: dict[Namespace, _Table] = {}
+        self._frozen: list[_Epoch] = []  # oldest first
+        self._spaces: dict[Namespace, _Space] = {}
+        self._fresh = self._nothing_stored()
+        """Whether a namespace without a _Space has nothing in LMDB."""
+
+    # ---- entries
+
+    def get_many(self, namespace: Namespace, keys: Collection[CanonicalKey]) -> list[Any]:
+        """
+        Return the value of each key, None where there is none.
+
+        Cost: one dict look-up a key; keys that memory doesn't know are read from LMDB together.
+        """
+        space = self._spaces.get(namespace)
+        if space is None:
+            if self._fresh:
+                return [None] * len(keys)
+            space = self._space(namespace)
+        live = space.live
+        values = list(map(live.get, keys))
+        if not space.complete and None in values:
+            unknown = [key for key, value in zip(keys, values, strict=True) if value is None and key not in live]
+            if unknown:
+                self._fetch(namespace, live, unknown)
+                values = list(map(live.get, keys))
+                self._evict()
+        return values
+
+    def put_many(self, namespace: Namespace, updates: dict[CanonicalKey, Any]) -> None:
+        """Replace the values of many keys; None deletes."""
+        table = self._dirty.get(namespace)
+        if table is None:
+            table = self._dirty[namespace] = _Table()
+        space = self._spaces.get(namespace)
+        if space is None:
+            space = self._space(namespace)
+        table.entries.update(updates)
+        space.live.update(updates)
+
+    def get(self, namespace: Namespace, key: CanonicalKey) -> Any:
+        """Return the value of one key, or None."""
+        return self.get_many(namespace, (key,))[0]
+
+    def put(self, namespace: Namespace, key: CanonicalKey, value: Any) -> None:
+        """Replace the value of one key."""
+        self.put_many(namespace, {key: value})
+
+    def delete(self, namespace: Namespace, key: CanonicalKey) -> None:
+        """Delete one key; harmless when it is absent."""
+        self.put_many(namespace, {key: None})
+
+    # ---- namespaces
+
+    def born(self, namespace: Namespace) -> None:
+        """Say that nothing is stored under *namespace*, before its first use; a namespace in use stays as it is."""
+        if namespace not in self._spaces:
+            self._spaces[namespace] = _Space(complete=True)
+
+    def items(self, namespace: Namespace) -> list[tuple[CanonicalKey, Any]]:
+        """Return all entries of a namespace in the order of their encoded keys."""
+        space = self._spaces.get(namespace)
+        if space is None:
+            if self._fresh:
+                return []
+            space = self._space(namespace)
+        found = space.live
+        if not space.complete:
+            found = {**self._stored(namespace), **space.live}
+            if self._known() + len(found) - len(space.live) <= self._cache_max:
+                space.live, space.complete = found, True
+        entries = [(encode_key(key), key, value) for key, value in found.items() if value is not None]
+        entries.sort(key=_encoded)
+        return [(key, value) for _, key, value in entries]
+
+    def drop(self, namespace: Namespace) -> None:
+        """Delete a whole namespace. What is put there afterwards is new."""
+        space = self._spaces.get(namespace)
+        if space is None and self._fresh:
+            return
+        if space is not None and space.complete and len(space.live) <= len(self.groups):
+            # All its keys are known and few: cheaper to delete one by one than to look through every key group.
+            self.put_many(namespace, dict.fromkeys(space.live))
+            return
+        self._spaces[namespace] = _Space(complete=True)
+        self._dirty[namespace] = _Table(dropped=True)
+
+    @property
+    def entries_dirty(self) -> int:
+        """Entries that are not yet durable."""
+        tables = [*self._dirty.values(), *(table for epoch in self._frozen for table in epoch.tables.values())]
+        return sum([len(table.entries) for table in tables])
+
+    # ---- checkpoints
+
+    def freeze(self, epoch: int) -> None:
+        assert len(self._frozen) < 2, f"{self.database}: epoch {epoch} froze while two were pending"
+        assert not self._frozen or self._frozen[-1].encoded, f"{self.database}: {epoch} froze before the last hand-over"
+        self._frozen.append(_Epoch(epoch, self._dirty, self.groups, self.database))
+        self._dirty = {}
+
+    def encode(self, entries: int) -> bool:
+        return self._frozen[-1].encode(entries)
+
+    def hand_over(self) -> list[Delta]:
+        epoch = self._frozen[-1]
+        assert epoch.encoded, f"{self.database}: epoch {epoch.epoch} was handed over before it was encoded"
+        delta, epoch.delta = epoch.delta, Delta(self.database)
+        return [delta] if delta.puts or delta.deletes or delta.prefixes else []
+
+    def committed(self, epoch: int) -> None:
+        done = self._frozen.pop(0)
+        assert done.epoch == epoch, f"{self.database}: epoch {epoch} was committed, {done.epoch} was pending"
+        for namespace, key in done.gone:
+            self._forget_absent(namespace, key)
+        for namespace in done.tables:
+            space = self._spaces.get(namespace)
+            if space is not None and space.complete and not space.live and not self._pending(namespace):
+                del self._spaces[namespace]  # nothing there, here or in LMDB
+        self._evict()
+
+    # ---- inside
+
+    def _space(self, namespace: Namespace) -> _Space:
+        space = self._spaces.get(namespace)
+        if space is None:
+            space = self._spaces[namespace] = _Space(complete=self._fresh)
+        return space
+
+    def _pending(self, namespace: Namespace) -> list[_Table]:
+        """Return the memtables that hold something of a namespace: dirty and frozen."""
+        layers = [self._dirty, *(epoch.tables for epoch in self._frozen)]
+        return [layer[namespace] for layer in layers if namespace in layer]
+
+    def _forget_absent(self, namespace: Namespace, key: CanonicalKey) -> None:
+        """Forget that *key* is absent, if that is what an entry says and no memtable needs it (K1)."""
+        space = self._spaces.get(namespace)
+        if space is None or space.live.get(key, self) is not None:
+            return
+        if not any(key in table.entries for table in self._pending(namespace)):
+            del space.live[key]
+
+    def _known(self) -> int:
+        return sum([len(space.live) for space in self._spaces.values()])
+
+    def _evict(self) -> None:
+        """Forget the oldest clean entries while there are more than the limit (K1, K2)."""
+        excess = self._known() - self.entries_dirty - self._cache_max
+        if excess <= 0:
+            return
+        excess += self._cache_max // 64  # a dict whose front was deleted is slow to begin: not for a few entries
+        for namespace, space in self._spaces.items():
+            tables = self._pending(namespace)
+            if any(table.dropped for table in tables):
+                continue
+            held = [table.entries for table in tables]
+            clean = (key for key in space.live if not any(key in entries for entries in held))
+            victims = list(islice(clean, excess))
+            for key in victims:
+                del space.live[key]
+            if victims:
+                space.complete = False
+                excess -= len(victims)
+            if excess <= 0:
+                return
+
+    # ---- LMDB
+
+    def _nothing_stored(self) -> bool:
+        with self._store.snapshot() as snapshot:
+            if not snapshot.count(self.database):
+                return True
+            return not any(snapshot.scan(self.database, GROUP_BYTES[group], limit=1) for group in self.groups)
+
+    def _fetch(self, namespace: Namespace, live: dict[CanonicalKey, Any], keys: list[CanonicalKey]) -> None:
+        """Read *keys* from LMDB into *live*; what is not there is noted as absent."""
+        tail = namespace_bytes(namespace)
+        wanted: dict[bytes, CanonicalKey] = {}
+        for key in keys:
+            encoded = encode_key(key)
+            wanted[row_key(GROUP_BYTES[key_group(encoded)] + tail, encoded)] = key
+        with self._store.snapshot() as snapshot:
+            rows = snapshot.get_many(self.database, sorted(wanted))
+        head = 2 + len(tail)
+        live.update(dict.fromkeys(keys))
+        live.update({wanted[stored]: read_row(self.database, head, stored, value)[1] for stored, value in rows})
+
+    def _stored(self, namespace: Namespace) -> dict[CanonicalKey, Any]:
+        """Return what LMDB has of a namespace."""
+        tail = namespace_bytes(namespace)
+        head = 2 + len(tail)
+        with self._store.snapshot() as snapshot:
+            scans = [snapshot.scan(self.database, GROUP_BYTES[group] + tail) for group in self.groups]
+        rows = [read_row(self.database, head, key, value) for scan in scans for key, value in scan]
+        return {decode_key(encoded): value for encoded, value in rows}
+
+
+class OperatorRow:
+    """One small value of an operator and part. None until something was set."""
+
+    def __init__(self, store: Store, database: str, name: str) -> None:
+        self.database = database
+        self.name = name
+        self._key = name.encode()
+        with store.snapshot() as snapshot:
+            stored = snapshot.get(database, self._key)
+        self._encoded = b"" if stored is None else unseal(stored, f"database {database}, key {name}")
+        self._frozen: list[Delta] = []
+        self.value: Any = decode_value(self._encoded) if self._encoded else None
+        """The value; after a restart that of the last checkpoint."""
+
+    def set(self, value: Any) -> None:
+        """Replace the value."""
+        self.value = value
+
+    def freeze(self, epoch: int) -> None:
+        encoded = b"" if self.value is None else encode_value(self.value)
+        self._frozen = []
+        if encoded != self._encoded:
+            self._encoded = encoded
+            puts, deletes = ([(self._key, seal(encoded))], []) if encoded else ([], [self._key])
+            self._frozen = [Delta(self.database, puts, deletes)]
+
+    def encode(self, entries: int) -> bool:
+        return True
+
+    def hand_over(self) -> list[Delta]:
+        deltas, self._frozen = self._frozen, []
+        return deltas
+
+    def committed(self, epoch: int) -> None:
+        """Nothing is kept for it."""
+
+
+def _encoded(entry: tuple[bytes, CanonicalKey, Any]) -> bytes:
+    return entry[0]
