@@ -63,8 +63,11 @@ class Cell(Protocol):
     def store(self, value: int) -> None:
         """Publish *value* to all processes at once. Not durable by itself."""
 
+    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call *wake*, from any thread, after each store by this process; what is returned ends that."""
+
     def close(self) -> None:
-        """Unmap."""
+        """Unmap, and end all watches."""
 
 
 class Lock(Protocol):

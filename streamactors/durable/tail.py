@@ -1,0 +1,66 @@
+"""Waiting at the durable end: woken by this process's own writers at once, by others' within a poll.
+
+Another process's store into a cell makes no sound, so while somebody waits for a partition that another process may
+write, its cell is looked at every POLL_SECONDS: a load of eight bytes. One timer serves all waiters of a log, so many
+idle partitions cost no more than one. Nobody waiting, or all of them behind writers of our own: no timer at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from streamactors.core.ports import Cell, Clock
+
+POLL_SECONDS = 0.02
+"""Seconds between two looks at other processes' cells: a reader there wakes within 50 ms; 0.2 % of a core."""
+
+
+class Tails:
+    """All waiters of one log."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._polled: dict[asyncio.Future[None], tuple[Cell, int]] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    async def wait_past(self, cell: Cell, value: int, *, poll: bool) -> None:
+        """Return when *cell* shows more than *value*; may return earlier when the cell's partition is closed."""
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        end_watch = cell.watch(lambda: _wake(loop, woken))
+        try:
+            if cell.load() > value:  # stored before the watch began
+                return
+            if poll:
+                self._polled[woken] = cell, value
+                if self._poller is None or self._poller.done():
+                    self._poller = asyncio.create_task(self._poll(), name="log tails")
+            await woken
+        finally:
+            self._polled.pop(woken, None)
+            end_watch()
+
+    async def close(self) -> None:
+        """Return when the timer has ended."""
+        if self._poller is not None and not self._poller.done():
+            self._poller.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._poller
+
+    async def _poll(self) -> None:
+        while self._polled:
+            await self._clock.sleep(POLL_SECONDS)
+            for woken, (cell, value) in self._polled.items():
+                if cell.load() > value:
+                    _set(woken)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Future[None]) -> None:
+    with suppress(RuntimeError):  # the waiter's loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(_set, woken)
+
+
+def _set(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
