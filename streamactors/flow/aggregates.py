@@ -30,7 +30,7 @@ from streamactors.core.errors import BadRecord, PipelineError
 
 from .operator import bad_record
 from .selectors import Selector, column, describe, name_of, require_plain
-from .user_state import ATOMS, StateForm
+from .user_state import ATOMS, StateForm, fit_64_bits
 
 Accs = Sequence[Any]
 """Accumulators, one for each distinct key of a piece, in the order of ``Piece.counts``."""
@@ -158,7 +158,7 @@ class Sum(Aggregate):
             return sums
         if kinds <= {int, float}:
             whole = [acc for acc in sums if type(acc) is int]
-            if -(2**63) <= min(whole) and max(whole) < 2**64:
+            if fit_64_bits(whole):
                 return sums
             raise PipelineError(
                 f"operator {piece.name}: {self.shape} has passed 64 bits ({max(whole, key=abs)}), which can't be "
@@ -325,7 +325,9 @@ class Several(Aggregate):
 
     def __init__(self, **parts: Aggregate) -> None:
         if not parts:
-            raise PipelineError("aggregate() needs at least one result: aggregate(n=count(), mean_score=mean('score')).")
+            raise PipelineError(
+                "aggregate() needs at least one result: aggregate(n=count(), mean_score=mean('score'))."
+            )
         for name, part in parts.items():
             if not isinstance(part, Aggregate):
                 raise PipelineError(f"aggregate({name}=...) must be an aggregate such as count(), got {part!r}.")

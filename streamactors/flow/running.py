@@ -11,7 +11,7 @@ from streamactors.core.errors import PipelineError
 from .aggregates import Aggregate, Piece
 from .operator import AsyncOperator, Operator, OperatorContext, bad_record
 from .selectors import is_async, name_of, require_plain
-from .user_state import ATOMS, StateForm
+from .user_state import ATOMS, StateForm, fit_64_bits
 
 if TYPE_CHECKING:
     from streamactors.durable.state import KeyedState
@@ -162,7 +162,7 @@ def _store(state: KeyedState, states: dict[Any, Any], name: str) -> None:
         for key in states.keys() - kept.keys():
             state.delete(None, key)
     whole = [held for held in kept.values() if type(held) is int]
-    if whole and not (-(2**63) <= min(whole) and max(whole) < 2**64):
+    if whole and not fit_64_bits(whole):
         worst = max(whole, key=abs)
         raise PipelineError(f"operator {name}: the state {worst} does not fit into 64 bits and can't be stored.")
     state.put_many(None, kept)

@@ -43,7 +43,7 @@ def is_async(function: Callable[..., Any]) -> bool:
     return any(
         check(candidate)
         for check in (iscoroutinefunction, isasyncgenfunction)
-        for candidate in (target, getattr(type(target), "__call__", None))
+        for candidate in (target, type(target).__call__ if callable(target) else None)
     )
 
 

@@ -74,7 +74,7 @@ class FlatMap(Operator):
 
 
 class KeyBy(Operator):
-    """Give each row a key: a field, or what a function returns. What a row was before, in a window or not, ends here."""
+    """Give each row a key: a field, or what a function returns. The window that a row came from ends here."""
 
     def __init__(self, selector: Selector) -> None:
         super().__init__()

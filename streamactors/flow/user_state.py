@@ -31,6 +31,11 @@ _BUILTIN = (bytes, list, tuple, dict)
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 
+def fit_64_bits(numbers: list[int]) -> bool:
+    """Return whether MessagePack can hold all of *numbers*, at least one."""
+    return min(numbers) >= _INT_MIN and max(numbers) <= _INT_MAX
+
+
 class StateForm:
     """Turn state between what a function sees and what is held."""
 

@@ -154,5 +154,3 @@ class Lifecycle:
             self.watermark,
             key=lambda start: clamp_time(self.assigner.window(start)[1] - 1 + allowance),
         )
-
-

@@ -220,7 +220,13 @@ def test_a_late_record_keeps_all_its_columns():
     driver.batch(Batch(["x", "y"], [3, 30], ["a", "b"], offsets=range(7, 9), origin=origin))
 
     (late,) = driver.late
-    assert (late.values, late.timestamps, late.keys, list(late.offsets), late.origin) == (["x"], [3], ["a"], [7], origin)
+    assert (late.values, late.timestamps, late.keys, list(late.offsets), late.origin) == (
+        ["x"],
+        [3],
+        ["a"],
+        [7],
+        origin,
+    )
 
 
 def test_a_key_that_comes_first_after_the_firing_is_a_correction():
