@@ -77,8 +77,13 @@ class Source(Protocol):
     def type(self) -> Any:
         """The type of a value, or None when it is not known."""
 
-    async def partitions(self, world: World) -> int:
-        """Return the number of partitions; fixed for the life of the job. Refuse a source that is not there."""
+    async def ends(self, world: World) -> list[int]:
+        """
+        Return, for each partition, the offset behind its last durable record.
+
+        Called once at each start of the job: the number of partitions is fixed for the life of the job, and the ends
+        are where a bounded run stops. Refuse a source that is not there.
+        """
 
     async def reader(self, world: World, partition: int, start: int) -> SourceReader:
         """Return a reader of one partition from offset *start* (0: from the first record)."""

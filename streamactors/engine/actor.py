@@ -94,6 +94,16 @@ class ActorGroup:
             # The first is the cause. What the others raised while they were being stopped is its consequence.
             raise self._cause
 
+    def stop(self) -> None:
+        """Ask all to stop, newest first; ``run`` then returns. Who hangs is cancelled after the grace."""
+        for actor in reversed(self._actors):
+            actor.stop()
+        asyncio.get_running_loop().call_later(STOP_GRACE_SECONDS, self._cancel_late)
+
+    def _cancel_late(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
     async def _until_one_fails(self) -> None:
         pending = set(self._tasks)
         while pending:

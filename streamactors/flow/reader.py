@@ -85,13 +85,9 @@ class Reader(Actor):
         return self._end is not None and self._offset >= self._end and not self._ready
 
     @property
-    def lag(self) -> int:
-        """Offsets between what was taken by the sequencer and the durable end."""
-        return max(0, self._source.end() - (self._taken if self._ready else self._offset))
-
-    @property
-    def _taken(self) -> int:
-        return self._ready[0].batch.offsets[0] if self._ready[0].batch else self._offset
+    def end(self) -> int:
+        """The offset behind the source's last durable record."""
+        return self._source.end()
 
     def head(self) -> Head | None:
         """Return what comes next here; a Head without a batch while it is being read; None when there is nothing."""

@@ -75,6 +75,9 @@ class Sequencer(Actor):
         self.exhausted = False
         """Whether nothing more will be numbered: a bounded run came to its end, or the job drains."""
 
+        self.held = False
+        """Whether numbering waits for a checkpoint, because too much is not durable yet. Barriers pass."""
+
         self.on_cut: OnCut = _nobody
         self.on_exhausted: Callable[[], None] = _nothing
         self._readers: dict[PartitionId, Reader] = {reader.partition: reader for reader in readers}
@@ -85,7 +88,9 @@ class Sequencer(Actor):
         self._clock_period = clock_period
         self._bound = bound
         self._batch_records = batch_records
-        self._guide: deque[Entry] | None = None if follow is None else deque(joined(follow))
+        self._guide: deque[Entry] | None = (
+            None if follow is None else deque(joined(follow, skip=sequencing.position.followed))
+        )
         self._barrier: tuple[Barrier, bool] | None = None
         self._cut_at = sequencing.position.sequence
         self._paced_from: tuple[int, float] | None = None
@@ -117,7 +122,7 @@ class Sequencer(Actor):
         if self._barrier is not None:
             self._send_barrier(*self._barrier)
             return not self.stopping
-        if self.exhausted or not all(channel.has_room for channel in self._channels):
+        if self.exhausted or self.held or not all(channel.has_room for channel in self._channels):
             return False
         if self._guide is not None:
             return self._follow(self._guide)
@@ -153,7 +158,7 @@ class Sequencer(Actor):
         kind, *rest = guide[0]
         if kind == "read":
             return self._follow_range(guide, *rest)
-        guide.popleft()
+        self._done(guide)
         marks: dict[str, Callable[..., Iterator[Message]]] = {
             "idle": lambda source, partition: self.sequencing.idle((source, partition)),
             "pace": lambda watermark: self.sequencing.pace(watermark + 1),
@@ -175,8 +180,12 @@ class Sequencer(Actor):
         inside = sum(1 for at in head.batch.offsets if at < end) if head.end > end else len(head.batch)
         self._admit(key, min(inside, self._batch_records))
         if self.sequencing.partitions[key].offset >= end:
-            guide.popleft()
+            self._done(guide)
         return True
+
+    def _done(self, guide: deque[Entry]) -> None:
+        guide.popleft()
+        self.sequencing.position.followed += 1
 
     def _mark_time(self) -> None:
         """Send the marks of time that are due: idle partitions, event time at the pace of the clock, the clock."""

@@ -71,6 +71,7 @@ class Position(msgspec.Struct):
     clock_until: int = MIN_TIME
     sequence: int = 0
     finished: bool = False
+    followed: int = 0  # entries that are done of a journal that is followed
 
 
 class Sequencing:
@@ -117,10 +118,14 @@ class Sequencing:
     def _cut(self, partition: PartitionPosition, batch: Batch, step: int) -> Iterator[Message]:
         times = batch.timestamps
         assert times is not None, f"{partition.source}: event time is assigned before the sequencer"
-        others = min((_reach(p) for p in self.partitions.values() if p is not partition and not p.idle), default=MAX_TIME)
+        others = min(
+            (_reach(p) for p in self.partitions.values() if p is not partition and not p.idle), default=MAX_TIME
+        )
         last, start = max(times), 0
         # (While another partition has brought nothing yet, ``others`` is MIN_TIME: event time can't have begun.)
-        while others != MIN_TIME and min(max(partition.time_max, last) - partition.disorder, others) >= _next(self.position.horizon, step):
+        while others != MIN_TIME and min(max(partition.time_max, last) - partition.disorder, others) >= _next(
+            self.position.horizon, step
+        ):
             threshold = _next(self.position.horizon, step) + partition.disorder
             cut = next((i for i in range(start, len(times)) if times[i] >= threshold), None)
             if cut is None:
@@ -226,17 +231,17 @@ def _next(horizon: int, step: int) -> int:
     return MIN_TIME if horizon == MIN_TIME else horizon + step
 
 
-def joined(entries: Iterable[Entry]) -> Iterator[Entry]:
+def joined(entries: Iterable[Entry], *, skip: int = 0) -> Iterator[Entry]:
     """Yield *entries* with neighbouring ranges of one partition joined: the journal as it means, not as it was cut."""
     last: Entry | None = None
     for entry in map(tuple, entries):
         if last is not None and last[0] == entry[0] == "read" and last[1:3] == entry[1:3] and last[4] == entry[3]:
             last = (*last[:4], entry[4])
             continue
-        if last is not None:
+        if last is not None and (skip := skip - 1) < 0:
             yield last
         last = entry
-    if last is not None:
+    if last is not None and skip <= 0:
         yield last
 
 
@@ -250,9 +255,7 @@ class Head(msgspec.Struct):
     end: int = 0  # offset behind the batch
 
 
-def choose(
-    sequencing: Sequencing, heads: Mapping[PartitionId, Head], chunk: int
-) -> tuple[PartitionId, int] | None:
+def choose(sequencing: Sequencing, heads: Mapping[PartitionId, Head], chunk: int) -> tuple[PartitionId, int] | None:
     """
     Return which partition's head comes next and how many of its records, or None to wait for a head to be read.
 

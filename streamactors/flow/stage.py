@@ -82,6 +82,9 @@ class Stage(Actor):
         self.counters = StageCounters()
         self.sequence = 0
         self.hand_over: HandOver = _nobody
+        self.press: Callable[[], None] = lambda: None
+        """Called when what is not durable yet has reached a limit."""
+
         self._chain = chain
         self._clock = clock
         self._interval = interval  # seconds between checkpoints: what a mailbox may hold
@@ -94,6 +97,11 @@ class Stage(Actor):
         self._busy = 0.0
         self._busy_records = 0
         self._pace: int | None = None
+
+    @property
+    def operators(self) -> list[str]:
+        """Names of the operators that are fused here, upstream first."""
+        return [operator.name for operator in self._chain.operators]
 
     def committed(self, epoch: int) -> None:
         """Say that *epoch* is durable; noted between two messages."""
@@ -138,6 +146,8 @@ class Stage(Actor):
                 for entry in self._chain.entries:
                     entry(message)
             self._measure(records, self._clock.monotonic() - started)
+            if any(durable.full for durable in self._chain.durables):
+                self.press()
         else:
             self._on_signal(message)
         self._advance(self.sequence)

@@ -117,6 +117,10 @@ class Graph:
             raise refuse(f"sink {sink.id}", caller(), "another stream writes it.", "Write each target from one stream.")
         self.add("sink", sink.id, [(node, output)], shape, detail=str(sink), sink=sink)
 
+    def feeds_only_views(self, node: Node) -> bool:
+        """Whether only the newest result of a key within a batch is ever looked at."""
+        return all(other.view is not None for other in self.nodes if any(source is node for source, _ in other.inputs))
+
     def _id(self, kind: str, name: str | None) -> str:
         taken = {node.id: node for node in self.nodes}
         if name is None:

@@ -72,17 +72,19 @@ class RegionPlan:
     clock_period: int | None
     clock_longest: int
 
-    def signature(self) -> dict[str, object]:
-        """Return what a stored checkpoint must fit: which state lives where, in how many parts, computed from what."""
+    def signature(self) -> dict[str, dict[str, str]]:
+        """Return what a stored checkpoint must fit: which operators keep something, what, and in how many parts."""
+        kept = [(node, stage.parts) for stage in self.stages for node in stage.nodes]
         return {
-            "source": self.source.id,
-            "stages": {
-                node.id: [node.kind, stage.parts, node.detail]
-                for stage in self.stages
-                for node in stage.nodes
-                if node.stateful or node.view is not None or node.sink is not None
-            },
+            "operators": {node.id: f"{_kept(node)} in {parts} parts" for node, parts in kept if _kept(node) is not None}
         }
+
+
+def _kept(node: Node) -> str | None:
+    """Return what *node* keeps, in words that change when its state would no longer fit."""
+    if node.stateful and node.build is not None:
+        return str(getattr(node.build(), "shape", node.kind))
+    return node.kind if node.view is not None or node.sink is not None else None
 
 
 def plan(pipeline: Pipeline) -> list[RegionPlan]:

@@ -21,9 +21,9 @@ from typing import Any, Generic, TypeVar, cast
 from streamactors.core.connectors import Sink
 from streamactors.core.times import Duration, duration_ms
 from streamactors.flow import aggregates as agg
-from streamactors.flow import transforms
-from streamactors.flow.keyed import AsyncMapWithState, MapWithState, RunningAggregate
+from streamactors.flow import async_transforms, transforms
 from streamactors.flow.reader import EventTime
+from streamactors.flow.running import AsyncMapWithState, MapWithState, RunningAggregate
 from streamactors.flow.selectors import Selector, describe, is_async
 from streamactors.flow.window_operator import WindowOperator
 from streamactors.flow.windows import Tumbling
@@ -57,18 +57,20 @@ class Stream(Generic[T]):
 
     def map(self, function: Callable[[T], U] | Callable[[T], Awaitable[U]], *, name: str | None = None) -> Stream[U]:
         """Replace each value by ``function(value)``; plain or async. Key, window and timestamp stay."""
-        return self._transform("map", function, transforms.Map, transforms.AsyncMap, name)
+        return self._transform("map", function, transforms.Map, async_transforms.AsyncMap, name)
 
     def filter(
         self, function: Callable[[T], object] | Callable[[T], Awaitable[object]], *, name: str | None = None
     ) -> Stream[T]:
         """Keep the values for which ``function(value)`` is true; plain or async."""
-        return self._transform("filter", function, transforms.Filter, transforms.AsyncFilter, name, self.shape.type)
+        return self._transform(
+            "filter", function, transforms.Filter, async_transforms.AsyncFilter, name, self.shape.type
+        )
 
     def flat_map(self, function: Callable[[T], Iterable[U]], *, name: str | None = None) -> Stream[U]:
         """Replace each value by all that ``function(value)`` gives; each takes key and timestamp of the record."""
         self._require_append("flat_map")
-        return self._transform("flat_map", function, transforms.FlatMap, transforms.AsyncFlatMap, name)
+        return self._transform("flat_map", function, transforms.FlatMap, async_transforms.AsyncFlatMap, name)
 
     def original(self, *, name: str | None = None) -> Stream[Any]:
         """Replace each value by the record that it came from as it stands in the source: its bytes, all fields."""
@@ -220,13 +222,16 @@ class KeyedStream(Stream[T]):
         self._require_append("window")
         if not self.shape.event_time:
             raise refuse(
-                "window", caller(), "this stream has no event time.", "Call .event_time(...) on the source, before key_by."
+                "window",
+                caller(),
+                "this stream has no event time.",
+                "Call .event_time(...) on the source, before key_by.",
             )
         return WindowedStream(self, windows, name)
 
     def aggregate(self, *, name: str | None = None, **aggregates: agg.Aggregate) -> Results[Any]:
         """Keep running results for each key, all in one pass; each value is a dict of them."""
-        return self._running(agg.Several(**aggregates), name)
+        return self._running(agg.several(**aggregates), name)
 
     def count(self, *, name: str | None = None) -> Results[int]:
         """Keep the number of records of each key."""
@@ -250,7 +255,7 @@ class KeyedStream(Stream[T]):
 
     def reduce(self, function: Callable[[T, T], T], *, name: str | None = None) -> Results[T]:
         """Keep ``function(so far, value)`` for each key, beginning with its first value."""
-        return self._running(agg.reduce(function), name)
+        return self._running(agg.reduce_(function), name)
 
     def map_with_state(
         self,
@@ -283,7 +288,8 @@ class KeyedStream(Stream[T]):
         self._require_append("aggregate")
         node = self._add("aggregate", name, replace(self.shape, type=None, upsert=True), stateful=True)
         node.detail = f"running {aggregate}"
-        node.build = partial(RunningAggregate, aggregate)
+        graph = self.graph
+        node.build = lambda: RunningAggregate(aggregate, latest_only=graph.feeds_only_views(node))
         return Results(self.graph, node)
 
 
@@ -317,7 +323,7 @@ class WindowedStream(Generic[T]):
 
     def aggregate(self, **aggregates: agg.Aggregate) -> Results[Any]:
         """Compute several aggregates for each key and window in one pass; each value is a dict of them."""
-        return self._compute(agg.Several(**aggregates))
+        return self._compute(agg.several(**aggregates))
 
     def count(self) -> Results[int]:
         """Count the records of each key and window."""
@@ -341,7 +347,7 @@ class WindowedStream(Generic[T]):
 
     def reduce(self, function: Callable[[T, T], T]) -> Results[T]:
         """Combine the values of each key and window: ``function(so far, value)``, beginning with the first."""
-        return self._compute(agg.reduce(function))
+        return self._compute(agg.reduce_(function))
 
     def _compute(self, aggregate: agg.Aggregate) -> Results[Any]:
         stream, early, lateness = self._stream, None if self._only_final else self._early, self._lateness

@@ -1,0 +1,223 @@
+"""The coordinator: the actor that begins epochs, gathers what was handed over, and commits.
+
+    1. an epoch is due (interval, request, a limit reached, the end of the run)  -> ask the sequencer for a barrier
+    2. the sequencer hands over the position and the journal's new entries; each stage hands over what changed
+    3. when the last one has (E1), and the epoch before is settled (B1): one write transaction in the writer's thread
+    4. stages are told, the sinks' targets get their output (E2), who asked for a checkpoint is answered
+
+The next epoch may be aligned while one commits. The commit path uses no mailbox, so a full one can't hold it up (D1).
+
+If a commit fails, nothing of the epoch is stored: the coordinator fails, and the region goes back to the epoch before.
+Before the region starts again, a commit that is with the writer's thread or a target is waited for: else it could land
+after the rewind, and its records would count twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamactors.core.ports import Clock
+from streamactors.core.signals import Barrier
+from streamactors.durable.store import Checkpoint, CommitStats, Delta
+from streamactors.engine.actor import Actor
+from streamactors.flow.sequencer import Sequencer
+from streamactors.flow.sequencing import Entry
+from streamactors.flow.stage import Stage
+
+from .epochs import EpochLedger
+from .pending import Committer
+
+Commit = Callable[[Checkpoint], Awaitable[CommitStats]]
+
+
+@dataclass
+class EpochReport:
+    """What is known of the last checkpoint, for ``job.status()``."""
+
+    epoch: int = 0
+    ms: float = 0.0
+    bytes: int = 0
+    at_ms: int = 0
+
+
+@dataclass
+class _Gathered:
+    epoch: int
+    started: float
+    position: Any = None
+    journal: list[Entry] = field(default_factory=list)
+    deltas: list[Delta] = field(default_factory=list)
+
+
+class Coordinator(Actor):
+    """Begin, gather, commit. See the module's header."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        region: str,
+        attempt: int,
+        last_epoch: int,
+        sequencer: Sequencer,
+        stages: Sequence[Stage],
+        committers: Sequence[Committer],
+        commit: Commit,
+        clock: Clock,
+        interval: float,
+    ) -> None:
+        super().__init__(name)
+        self.report = EpochReport(epoch=last_epoch)
+        self._region = region
+        self._attempt = attempt
+        self._sequencer = sequencer
+        self._stages = list(stages)
+        self._committers = list(committers)
+        self._store_commit = commit
+        self._clock = clock
+        self._interval = interval
+        self._ledger = EpochLedger(["sequencer", *(stage.name for stage in stages)], last=last_epoch)
+        self._gathered: _Gathered | None = None
+        self._committing: asyncio.Task[None] | None = None
+        self._due_at = clock.monotonic() + interval
+        self._requests: list[asyncio.Future[int | None]] = []
+        self._answering: list[asyncio.Future[int | None]] = []
+        self._pressed = False
+        sequencer.on_cut = self._on_cut
+        sequencer.on_exhausted = self.wake
+        for stage in stages:
+            stage.hand_over = self._on_hand_over
+            stage.press = self._press
+
+    @property
+    def waiting_for(self) -> frozenset[str]:
+        """Who has not handed over the epoch that is aligning."""
+        return self._ledger.waiting_for
+
+    async def request(self) -> int | None:
+        """Take a checkpoint now; return its epoch, which holds all that was numbered before the call.
+
+        None: the region failed or ended first.
+        """
+        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._requests.append(answer)
+        self.wake()
+        return await answer
+
+    async def run(self) -> None:
+        """Take checkpoints until the run ends, or until told to stop."""
+        try:
+            while await self._until_due():
+                last = self._sequencer.exhausted
+                self._begin(last=last)
+                if not await self._until_gathered():
+                    return
+                if self._committing is not None:
+                    await self._committing
+                self._committing = asyncio.create_task(self._commit(), name=f"{self.name}: commit")
+                self._committing.add_done_callback(lambda _: self.wake())
+                if last:
+                    await self._committing
+                    return
+        finally:
+            await self._close()
+
+    async def _until_due(self) -> bool:
+        """Wait until an epoch should begin; False when told to stop."""
+        while not self.stopping:
+            self._raise_if_commit_failed()
+            now = self._clock.monotonic()
+            if self._sequencer.exhausted or self._requests or self._pressed:
+                return True
+            if now >= self._due_at:
+                self._due_at = now + self._interval
+                if self._sequencer.changed:
+                    return True
+            await self.wait_woken_or(self._clock, self._due_at - now)
+        return False
+
+    def _begin(self, *, last: bool) -> None:
+        epoch = self._ledger.start()
+        self._due_at = self._clock.monotonic() + self._interval
+        self._gathered = _Gathered(epoch, self._clock.monotonic())
+        self._answering, self._requests = [*self._answering, *self._requests], []
+        self._pressed = False
+        self._sequencer.request_barrier(Barrier(self._attempt, epoch), last=last)
+
+    async def _until_gathered(self) -> bool:
+        """Wait until all have handed over; False when told to stop."""
+        while self._ledger.waiting_for:
+            if self.stopping:
+                return False
+            self._raise_if_commit_failed()
+            await self.wait_woken()
+        return True
+
+    def _on_cut(self, epoch: int, position: Any, entries: list[Entry]) -> None:
+        assert self._gathered is not None, f"E1: epoch {epoch} was cut without having begun"
+        self._gathered.position, self._gathered.journal = position, entries
+        self._hand_over("sequencer", epoch)
+
+    def _on_hand_over(self, stage: str, epoch: int, deltas: list[Delta]) -> None:
+        assert self._gathered is not None, f"E1: {stage} handed over epoch {epoch} without its having begun"
+        self._gathered.deltas += deltas
+        self._hand_over(stage, epoch)
+
+    def _hand_over(self, member: str, epoch: int) -> None:
+        if self._ledger.hand_over(member, epoch):
+            self.wake()
+
+    def _press(self) -> None:
+        """A limit is reached: an epoch begins now, and nothing more is numbered before one is durable."""
+        if not self._pressed:
+            self._pressed = True
+            self._sequencer.held = True
+            self.wake()
+
+    async def _commit(self) -> None:
+        gathered, self._gathered = self._gathered, None
+        answers, self._answering = self._answering, []
+        assert gathered is not None, "E1: nothing was gathered"
+        epoch = gathered.epoch
+        self._ledger.commit(epoch)
+        settled = [delta for committer in self._committers for delta in committer.take_settled()]
+        checkpoint = Checkpoint(
+            region=self._region,
+            attempt=self._attempt,
+            epoch=epoch,
+            position=gathered.position,
+            journal=gathered.journal,
+            deltas=[*settled, *gathered.deltas],
+            created_ms=self._clock.now_ms(),
+            stats={"duration_ms": round((self._clock.monotonic() - gathered.started) * 1_000, 3)},
+        )
+        stats = await self._store_commit(checkpoint)
+        self._ledger.committed(epoch)
+        for stage in self._stages:
+            stage.committed(epoch)
+        for committer in self._committers:
+            await committer.commit(gathered.deltas)
+        self._ledger.settle(epoch)
+        elapsed_ms = (self._clock.monotonic() - gathered.started) * 1_000
+        self.report = EpochReport(epoch, elapsed_ms, stats.bytes, checkpoint.created_ms)
+        if not self._pressed:
+            self._sequencer.held = False
+            self._sequencer.wake()
+        for answer in answers:
+            if not answer.done():
+                answer.set_result(epoch)
+
+    def _raise_if_commit_failed(self) -> None:
+        if self._committing is not None and self._committing.done():
+            self._committing.result()
+
+    async def _close(self) -> None:
+        """Wait for what was handed to the writer's thread or a target; tell who waits that there will be no answer."""
+        if self._committing is not None and not self._committing.done():
+            await asyncio.wait([self._committing])
+        for answer in [*self._requests, *self._answering]:
+            if not answer.done():
+                answer.set_result(None)

@@ -1,0 +1,297 @@
+"""The runner: a job is a pipeline with a name, running.
+
+    async with streamactors.run(pipeline, "data") as job:
+        ...                       # job.views, job.log, job.status(), await job.checkpoint()
+                                  # leaving the block drains: one last checkpoint, then it ends
+
+Start, in numbered steps that the code repeats; each may refuse, and then nothing has been changed by those behind it:
+
+    1. the pipeline is planned                      PipelineError
+    2. the job's lock is taken                      Held, with the holder's pid
+    3. ``before_start`` functions run
+    4. the store is opened, its identity checked    UsageError
+    5. the stored plan is compared with the new     PipelineError
+    6. sources and sinks are opened
+    7. each region gets its supervisor
+
+How it ends: *drain* reads nothing more, takes a last checkpoint, commits the sinks; event time does not move. *stop*
+ends at once; the next start recovers. A region that gives up stops the others, and the job fails with all causes.
+
+Two jobs may run in one loop. There is no signal handler here, and no thread outlives the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from streamactors.core.connectors import World
+from streamactors.core.errors import JobFailed, PipelineError, UsageError
+from streamactors.core.ports import Lock, Ports
+from streamactors.core.times import Duration, duration_ms
+from streamactors.durable.log import Log
+from streamactors.durable.realtime import real_ports
+from streamactors.durable.store import Checkpoint, CommitStats, Store
+from streamactors.durable.views import ViewReader
+from streamactors.flow.sequencer import Bound
+from streamactors.graph.pipeline import Pipeline
+from streamactors.graph.plan import RegionPlan, plan
+
+from .pending import Committer
+from .region import RegionSupervisor, state_lane
+from .settings import Settings
+from .status import JobStatus, region_status
+from .wiring import RegionWorld, Target
+
+VERSION = 1
+"""The version of a job; versions side by side come later."""
+
+
+def job_folder(data_dir: Path, job: str) -> Path:
+    """Return where a job keeps its state."""
+    return data_dir / "jobs" / job / f"v{VERSION}"
+
+
+class Job:
+    """A running pipeline. Made by ``run``."""
+
+    def __init__(self, pipeline: Pipeline, data_dir: Path, ports: Ports, settings: Settings, log: Log | None) -> None:
+        self.name = pipeline.name
+        self.log = log if log is not None else Log(data_dir, ports)
+        """The log of the data folder: append to a topic, or read one."""
+
+        self.views: ViewReader
+        """The job's views, as of the last checkpoint."""
+
+        self._pipeline = pipeline
+        self._folder = job_folder(data_dir, pipeline.name)
+        self._ports = ports
+        self._settings = settings
+        self._world = World(data_dir, ports, self.log)
+        self._own_log = log is None
+        self._store: Store | None = None
+        self._lock: Lock | None = None
+        self._targets: list[Target] = []
+        self._regions: list[RegionSupervisor] = []
+        self._tasks: dict[asyncio.Task[None], RegionSupervisor] = {}
+        self._running = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"Job({self.name!r}, {self.state})"
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``running``, ``ended``, ``finished`` (its input is complete), or ``failed``."""
+        if not self._tasks:
+            return "starting"
+        if not all(task.done() for task in self._tasks):
+            return "running"
+        if any(task.cancelled() or task.exception() is not None for task in self._tasks):
+            return "failed"
+        return "finished" if all(region.finished for region in self._regions) else "ended"
+
+    async def wait(self) -> None:
+        """Return when the run has ended; raise JobFailed when a region gave up."""
+        pending = set(self._tasks)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if any(not task.cancelled() and task.exception() is not None for task in done):
+                await self.stop()
+        failures = [e for task in self._tasks if not task.cancelled() and isinstance(e := task.exception(), Exception)]
+        if failures:
+            names = ", ".join(
+                region.id for task, region in self._tasks.items() if not task.cancelled() and task.exception()
+            )
+            raise JobFailed(
+                f"job {self.name} gave up: region {names} failed more often than its restarts allow", failures
+            )
+
+    async def drain(self) -> None:
+        """Read nothing more, take a last checkpoint, commit the sinks, end. Event time does not move."""
+        for region in self._regions:
+            region.drain()
+        await self.wait()
+
+    async def stop(self) -> None:
+        """End at once, without a last checkpoint; the next start goes on from the one before."""
+        for task, region in self._tasks.items():
+            if not task.done() and not region.stop():
+                task.cancel()  # between two attempts: nobody is there to be asked
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def checkpoint(self) -> dict[str, int]:
+        """Take a checkpoint now: what was read before the call is durable, and visible, when it returns."""
+        return {region.id: await self._checkpoint(region) for region in self._regions}
+
+    async def _checkpoint(self, region: RegionSupervisor) -> int:
+        while True:
+            running = region.running
+            epoch = None if running is None else await running.coordinator.request()
+            if epoch is not None:
+                return epoch
+            task = next(task for task, other in self._tasks.items() if other is region)
+            if task.done():
+                raise UsageError(f"job {self.name} has {self.state}: there is nothing to take a checkpoint of.")
+            self._running.clear()
+            waiting = asyncio.create_task(self._running.wait())
+            await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+
+    def status(self) -> JobStatus:
+        """Return what can be seen of the job now: state, and for each region its operators and last checkpoint."""
+        return JobStatus(self.name, self.state, [region_status(region) for region in self._regions])
+
+    # Start and end; called by ``run``. --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take the numbered steps of the module's header."""
+        plans = plan(self._pipeline)  # 1
+        threads, disk = self._ports.threads, self._ports.disk
+        lane = state_lane(self.name)
+        await threads.run(lane, disk.make_folder, self._folder)
+        self._lock = await threads.run(lane, disk.lock, self._folder / "job.lock")  # 2
+        for prepare in self._pipeline.preparations:  # 3
+            await prepare(self.log)
+        self._store = store = await threads.run(lane, self._open_store)  # 4
+        self.views = ViewReader(store)
+        identity = await threads.run(
+            lane, lambda: store.identity(self.name, version=VERSION, new_id=self._ports.new_id())
+        )
+        await threads.run(lane, self._check_plan, store, plans)  # 5
+        for region in plans:  # 6
+            self._regions.append(RegionSupervisor(await self._region(region, store, identity.incarnation)))
+        for supervisor in self._regions:  # 7
+            supervisor.on_running = self._running.set
+            self._tasks[asyncio.create_task(supervisor.run(), name=f"{self.name}/{supervisor.id}")] = supervisor
+
+    async def close(self) -> None:
+        """Release everything; harmless at any point of a start that failed."""
+        await self.stop()
+        for target in self._targets:
+            await target.committer.close()
+        if self._own_log:
+            await self.log.close()
+        if self._store is not None:
+            await self._ports.threads.run(state_lane(self.name), self._store.close)
+        if self._lock is not None:
+            await self._ports.threads.run(state_lane(self.name), self._lock.release)
+
+    def _open_store(self) -> Store:
+        return Store.open(self._folder, sync=self._settings.sync, quota_bytes=self._settings.quota_bytes)
+
+    async def _region(self, region: RegionPlan, store: Store, incarnation: str) -> RegionWorld:
+        source = region.source.source
+        assert source is not None, f"{region.source!r} is no source"
+        ends = await source.ends(self._world)
+        bounded = self._settings.bound is not Bound.LIVE or self._settings.follow is not None
+        targets = {}
+        for node in (node for stage in region.stages for node in stage.nodes):
+            if node.sink is not None:
+                partitions = await node.sink.partitions(self._world)
+                target = await node.sink.target(self._world)
+                committer = Committer(node.sink.id, self.name, target)
+                targets[node.sink.id] = Target(node, target, partitions, committer)
+        self._targets += targets.values()
+        return RegionWorld(
+            job=self.name,
+            incarnation=incarnation,
+            plan=region,
+            world=self._world,
+            store=store,
+            commit=self._commit,
+            settings=self._settings,
+            partitions=len(ends),
+            ends=dict(enumerate(ends)) if bounded else None,
+            targets=targets,
+        )
+
+    async def _commit(self, checkpoint: Checkpoint) -> CommitStats:
+        assert self._store is not None, "a commit before the store was opened"
+        return await self._ports.threads.run(state_lane(self.name), self._store.commit, checkpoint)
+
+    def _check_plan(self, store: Store, plans: list[RegionPlan]) -> None:
+        """Refuse a stored checkpoint that does not fit the pipeline."""
+        wanted = {region.id: region.signature() for region in plans}
+        stored = store.plan
+        if stored is not None and (differences := _differences(stored, wanted)):
+            raise PipelineError(
+                f"pipeline {self.name} does not fit its checkpoint in {self._folder}: {'; '.join(differences)}. State "
+                "is found again by operator id, and only the operator that made it can go on with it. Undo the change, "
+                "or give the pipeline another name and let it start from the log."
+            )
+        if stored != wanted:
+            store.save_plan(wanted)
+
+
+def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Say how a pipeline differs from the one that made the checkpoints; a new region is no difference."""
+    differences = []
+    for region, signature in stored.items():
+        if region not in wanted:
+            differences.append(f"region {region} is gone")
+            continue
+        was, now = signature["operators"], wanted[region]["operators"]
+        for operator in sorted(was.keys() | now.keys()):
+            if was.get(operator) != now.get(operator):
+                differences.append(f"{operator} was {was.get(operator, 'not there')}, is {now.get(operator, 'gone')}")
+    return differences
+
+
+@asynccontextmanager
+async def run(
+    pipeline: Pipeline,
+    data_dir: Path | str,
+    *,
+    checkpoint_every: Duration | None = None,
+    settings: Settings | None = None,
+    log: Log | None = None,
+    ports: Ports | None = None,
+) -> AsyncIterator[Job]:
+    """
+    Run *pipeline* in this event loop while the block runs; leaving the block drains it.
+
+    Args:
+        pipeline:
+            What to run. Its name is the job's: state is found again by it.
+
+        data_dir:
+            Folder of log and state; made when it is not there. One process at a time runs a job of this name in it.
+
+        checkpoint_every:
+            Time between checkpoints: how far views and sinks follow behind. Default 200 ms.
+
+        settings:
+            Everything else.
+
+        log:
+            A Log of this folder that is open already, to share it.
+
+        ports:
+            The outside world; a simulation brings its own.
+
+    Raises:
+        PipelineError: the pipeline, or a stored checkpoint with it, makes no sense; nothing was changed.
+
+        Held: another process runs this job; its pid is in the message.
+
+        JobFailed: on leaving the block, when a region used up its restarts.
+    """
+    settings = settings if settings is not None else Settings()
+    if checkpoint_every is not None:
+        settings = replace(settings, checkpoint_every_ms=duration_ms(checkpoint_every))
+    own_ports = ports is None
+    ports = ports if ports is not None else real_ports()
+    job = Job(pipeline, Path(data_dir), ports, settings, log)
+    try:
+        await job.start()
+        yield job
+        await job.drain()
+    finally:
+        await job.close()
+        if own_ports:
+            await ports.threads.close()

@@ -1,0 +1,37 @@
+"""Settings of a run: typed, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamactors.core.limits import BATCH_RECORDS_MAX
+from streamactors.engine.restarts import RestartPolicy
+from streamactors.flow.sequencer import Bound
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a job runs. Nothing here changes what it computes."""
+
+    checkpoint_every_ms: int = 200
+    """Time between checkpoints, ms. Shorter: views follow sooner. Longer: fewer writes."""
+
+    bound: Bound = Bound.LIVE
+    """How far the run goes."""
+
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
+    """How often a failed region starts again, and how fast."""
+
+    quota_bytes: int | None = None
+    """Bytes that the job's state may take on disk. None: what the disk has."""
+
+    batch_records: int = BATCH_RECORDS_MAX
+    """Records in a batch, at most. The result does not depend on it (T2)."""
+
+    follow: dict[str, Iterable[tuple[Any, ...]]] | None = None
+    """For each region, a journal to follow instead of deciding anew: the run repeats it and ends with it."""
+
+    sync: bool = True
+    """Whether a checkpoint waits for the disk. False is for simulations, whose crashes never lose the machine."""

@@ -1,0 +1,288 @@
+"""Wiring: from a region's plan and its last checkpoint to actors that are ready to start.
+
+Everything here is built anew for each attempt; what lives longer (the store, the sinks' targets, the log) is handed
+in. Nothing decides anything: which node is in which stage is the plan's, what they keep is the operators'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from streamactors.core.batch import Batch
+from streamactors.core.connectors import SinkTarget, SourceReader, World
+from streamactors.core.times import MAX_TIME, MIN_TIME
+from streamactors.durable.state import Durable, KeyedState, OperatorRow
+from streamactors.durable.store import Restored, Store
+from streamactors.durable.views import ViewBuffer
+from streamactors.engine.actor import Actor
+from streamactors.engine.mailbox import Channel
+from streamactors.flow.operator import Emit, Operator, OperatorContext, nowhere
+from streamactors.flow.outputs import SinkOperator, ViewOperator
+from streamactors.flow.reader import Reader
+from streamactors.flow.sequencer import Sequencer, Ticker
+from streamactors.flow.sequencing import PartitionPosition, Position, Sequencing
+from streamactors.flow.stage import Chain, Forward, Shuffle, Stage, groups_of_part
+from streamactors.graph.nodes import Node
+from streamactors.graph.plan import RegionPlan, StagePlan
+
+from .coordinator import Commit, Coordinator
+from .pending import Committer, PendingOutput, expect_what_is_there
+from .settings import Settings
+
+_BURNT_EPOCHS = 2
+"""Epochs that an attempt may have begun and not committed: one committing, one aligning. Their numbers are burnt."""
+
+
+@dataclass(slots=True)
+class Target:
+    """A sink's other side; lives as long as the job."""
+
+    node: Node
+    target: SinkTarget
+    partitions: int
+    committer: Committer
+
+
+@dataclass(slots=True)
+class RegionWorld:
+    """What a region's attempts have in common."""
+
+    job: str
+    incarnation: str
+    plan: RegionPlan
+    world: World
+    store: Store
+    commit: Commit
+    settings: Settings
+    partitions: int
+    ends: dict[int, int] | None
+    """Where a bounded run stops, by partition."""
+
+    targets: dict[str, Target]
+    """Of the region's sinks, by id."""
+
+
+@dataclass(slots=True)
+class RunningRegion:
+    """The actors of one attempt, in the order in which they start."""
+
+    actors: list[Actor]
+    sequencer: Sequencer
+    coordinator: Coordinator
+    stages: list[Stage]
+    readers: list[Reader]
+
+
+async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> RunningRegion:
+    """Build the actors of one attempt from the last checkpoint."""
+    position = position_of(region, restored)
+    readers = [await _reader(region, part) for part in position.partitions]
+    builder = _Builder(region, position)
+    for stage in region.plan.stages:
+        await builder.add_stage(stage)
+    sequencer = builder.sequencer(readers)
+    coordinator = Coordinator(
+        f"{region.job}/{region.plan.id}/coordinator",
+        region=region.plan.id,
+        attempt=attempt,
+        last_epoch=0 if restored is None else restored.epoch + (_BURNT_EPOCHS if attempt > 1 else 0),
+        sequencer=sequencer,
+        stages=builder.stages,
+        committers=[target.committer for target in region.targets.values()],
+        commit=region.commit,
+        clock=region.world.ports.clock,
+        interval=region.settings.checkpoint_every_ms / 1_000,
+    )
+    ticker = _ticker(region, sequencer)
+    actors = [*reversed(builder.stages), sequencer, *readers, *ticker, coordinator]
+    return RunningRegion(actors, sequencer, coordinator, builder.stages, readers)
+
+
+def position_of(region: RegionWorld, restored: Restored | None) -> Position:
+    """Return where the region's input stands: at its checkpoint, or before everything."""
+    if restored is not None:
+        return msgspec.convert(restored.position, Position)
+    event_time = region.plan.event_time
+    disorder = 0 if event_time is None else event_time.disorder_ms
+    return Position([PartitionPosition(region.plan.id, part, disorder) for part in range(region.partitions)])
+
+
+async def _reader(region: RegionWorld, part: PartitionPosition) -> Reader:
+    plan, ports = region.plan, region.world.ports
+    name = f"{region.job}/{plan.id}/reader[{part.partition}]"
+    source = plan.source.source
+    assert source is not None, f"{plan.source!r} is no source"
+    opened: SourceReader = await source.reader(region.world, part.partition, part.offset)
+    chain = [_operator(node) for node in plan.reader_nodes]
+    for node, operator in zip(plan.reader_nodes, chain, strict=True):
+        operator.open(OperatorContext(f"{region.job}/{node.id}", _no_state, _no_state))
+    return Reader(
+        name,
+        (part.source, part.partition),
+        opened,
+        start=part.offset,
+        end=None if region.ends is None else region.ends[part.partition],
+        chain=chain,
+        event_time=plan.event_time,
+        batch_records=region.settings.batch_records,
+        clock=ports.clock,
+    )
+
+
+def _ticker(region: RegionWorld, sequencer: Sequencer) -> list[Ticker]:
+    """Return the ticker of a region in which time makes a difference."""
+    plan = region.plan
+    periods = [] if plan.clock_period is None else [plan.clock_period / 2_000]
+    if plan.event_time is not None:
+        periods.append((plan.event_time.idle_after_ms or 1_000) / 4_000)
+    if not periods or region.settings.follow is not None:
+        return []
+    name = f"{region.job}/{plan.id}/ticker"
+    return [Ticker(name, sequencer, region.world.ports.clock, min(periods))]
+
+
+class _Builder:
+    """Builds stages and connects them, upstream first."""
+
+    def __init__(self, region: RegionWorld, position: Position) -> None:
+        self.stages: list[Stage] = []
+        self._region = region
+        self._position = position
+        self._parts: dict[StagePlan, list[Stage]] = {}
+        self._operators: dict[tuple[Node, int], Operator] = {}
+        self._outlets: dict[tuple[Node, int, str], list[Emit]] = {}
+        self._sequencer_wake: list[Callable[[], None]] = []
+        self._inlets: list[Channel] = []  # channels that the sequencer fills
+
+    async def add_stage(self, plan: StagePlan) -> None:
+        """Build all parts of a stage and connect them to what feeds them."""
+        parts = [await self._stage(plan, part) for part in range(plan.parts)]
+        self._parts[plan] = parts
+        self.stages += parts
+        if plan.feed is None:
+            self._inlets += [self._channel("sequencer", self._wake_sequencer, stage) for stage in parts]
+            return
+        feeding, node, output = plan.feed
+        for index, sender in enumerate(self._parts[feeding]):
+            receivers = parts if plan.shuffled or plan.parts == 1 else [parts[index]]
+            channels = [self._channel(sender.name, sender.wake, receiver) for receiver in receivers]
+            sender.outputs += channels
+            outlet = Shuffle(sender, channels) if len(channels) > 1 else Forward(sender, channels[0])
+            self._connect(node, index, output, outlet)
+
+    def sequencer(self, readers: list[Reader]) -> Sequencer:
+        """Build the sequencer that feeds the stages."""
+        region, plan = self._region, self._region.plan
+        follow = region.settings.follow
+        sequencer = Sequencer(
+            f"{region.job}/{plan.id}/sequencer",
+            Sequencing(self._position, step=plan.step, clock_longest=plan.clock_longest),
+            readers,
+            {plan.id: self._inlets},
+            clock=region.world.ports.clock,
+            event_times={plan.id: plan.event_time},
+            clock_period=plan.clock_period,
+            bound=region.settings.bound,
+            batch_records=region.settings.batch_records,
+            follow=None if follow is None else follow.get(plan.id, ()),
+        )
+        self._sequencer_wake.append(sequencer.wake)
+        return sequencer
+
+    def _wake_sequencer(self) -> None:
+        for wake in self._sequencer_wake:
+            wake()
+
+    def _channel(self, sender: str, wake_sender: Callable[[], None], receiver: Stage) -> Channel:
+        channel = Channel(f"{sender} > {receiver.name}", wake_sender, receiver.wake, progress=self._position.sequence)
+        receiver.inputs.append(channel)
+        return channel
+
+    async def _stage(self, plan: StagePlan, part: int) -> Stage:
+        region = self._region
+        chain = Chain([], [], list(plan.holds))
+        name = f"{region.job}/{plan.id}" + (f"[{part}]" if plan.parts > 1 else "")
+        for node, hold in zip(plan.nodes, plan.holds, strict=True):
+            operator = await self._operator(node, part, chain.durables)
+            operator.open(self._context(plan, node, part, hold, chain.durables))
+            self._operators[node, part] = operator
+            chain.operators.append(operator)
+            if node in plan.entries:
+                chain.entries.append(operator.on_batch)
+            else:
+                self._connect(*_feed(node, part), operator.on_batch)
+        return Stage(name, chain, clock=region.world.ports.clock, interval=region.settings.checkpoint_every_ms / 1_000)
+
+    async def _operator(self, node: Node, part: int, durables: list[Durable]) -> Operator:
+        region = self._region
+        if node.view is not None:
+            buffer = ViewBuffer(node.view)
+            durables.append(buffer)
+            return ViewOperator(buffer.upsert)
+        if node.sink is not None:
+            found = region.targets[node.sink.id]
+            row = OperatorRow(region.store, "rows", f"{node.id}:stamps")
+            await expect_what_is_there(row, found.target, found.partitions, region.job, node.sink.id)
+            pending = PendingOutput(
+                node.sink.writer(found.partitions),
+                row,
+                job=region.job,
+                sink=node.sink.id,
+                incarnation=region.incarnation,
+            )
+            durables.append(pending)
+            return SinkOperator(pending.write)
+        return _operator(node)
+
+    def _context(self, plan: StagePlan, node: Node, part: int, hold: int, durables: list[Durable]) -> OperatorContext:
+        store = self._region.store
+        groups = groups_of_part(part, plan.parts)
+
+        def keyed_state(name: str) -> KeyedState:
+            state = KeyedState(store, f"state:{node.id}:{name}", groups)
+            durables.append(state)
+            return state
+
+        def row(name: str) -> OperatorRow:
+            opened = OperatorRow(store, "rows", f"{node.id}:{name}:{part}")
+            durables.append(opened)
+            return opened
+
+        horizon = self._position.horizon
+        watermark = horizon if horizon in (MIN_TIME, MAX_TIME) else horizon - 1 - hold
+        path = f"{self._region.job}/{node.id}" + (f"[{part}]" if plan.parts > 1 else "")
+        return OperatorContext(path, keyed_state, row, watermark)
+
+    def _connect(self, node: Node, part: int, output: str, emit: Emit) -> None:
+        """Let *emit* take what *node* gives on *output*, beside whoever takes it already."""
+        taking = self._outlets.setdefault((node, part, output), [])
+        taking.append(emit)
+        operator = self._operators[node, part]
+        to = taking[0] if len(taking) == 1 else partial(_to_all, taking)
+        setattr(operator, {"out": "emit", "late": "emit_late", "final": "emit_final"}[output], to)
+
+
+def _feed(node: Node, part: int) -> tuple[Node, int, str]:
+    source, output = node.inputs[0]
+    return source, part, output
+
+
+def _to_all(emits: list[Emit], batch: Batch) -> None:
+    for emit in emits:
+        emit(batch)
+
+
+def _operator(node: Node) -> Operator:
+    assert node.build is not None, f"{node!r} has no operator"
+    operator = node.build()
+    assert operator.emit is nowhere, f"{node!r} was built twice into one operator"
+    return operator
+
+
+def _no_state(name: str) -> Any:
+    raise AssertionError(f"an operator before event time asked for state {name!r}")
