@@ -223,7 +223,7 @@ class Appender:
         except OSError as error:
             if error.errno in _FULL and self._cut_back():
                 raise QuotaFull(
-                    f"the disk is full: {self._folder}, offset {self.offset}. None of the {records.count:,} records was "
+                    f"the disk is full: {self._folder}, offset {self.offset}. None of {records.count:,} records was "
                     "written, the log stays readable. Make room (retention removes old segments), then append again."
                 ) from error
             raise self._closed(what, records, error) from error
