@@ -156,16 +156,11 @@ def _fetch(state: KeyedState, batch: Batch) -> dict[Any, Any]:
 
 def _store(state: KeyedState, states: dict[Any, Any], name: str) -> None:
     """Put the states back; None means delete."""
-    kept = states
-    if None in states.values():
-        kept = {key: held for key, held in states.items() if held is not None}
-        for key in states.keys() - kept.keys():
-            state.delete(None, key)
-    whole = [held for held in kept.values() if type(held) is int]
+    whole = [held for held in states.values() if type(held) is int]
     if whole and not fit_64_bits(whole):
         worst = max(whole, key=abs)
         raise PipelineError(f"operator {name}: the state {worst} does not fit into 64 bits and can't be stored.")
-    state.put_many(None, kept)
+    state.put_many(None, states)
 
 
 def _explained(operator: Operator, batch: Batch, row: int, error: Exception) -> Exception:

@@ -1,7 +1,10 @@
 """The window operator against a plain record-by-record script, however it is cut and wherever it is restored."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamactors.core.batch import Batch, Kind
@@ -11,7 +14,7 @@ from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.flow.aggregates import aggregate, count, max_, mean, min_, reduce_, several, sum_
 from streamactors.flow.window_operator import WindowOperator
 from streamactors.flow.windows import Tumbling
-from tests.flow.fakes import Driver, rows
+from tests.flow.fakes import Driver, StoredPart, rows
 
 SIZE = 10
 
@@ -123,7 +126,7 @@ def run_script(script, steps):
             getattr(script, {"watermark": "watermark_to"}.get(step, step))(*arguments)
 
 
-def run_operator(driver, steps, cut_after, restore_after):
+def run_operator(driver, steps, cut_after, restore_after, first=0):
     """Hand the steps over in batches: a cut, a signal or a restore ends a batch."""
     pending = []
 
@@ -133,7 +136,7 @@ def run_operator(driver, steps, cut_after, restore_after):
             driver.batch(Batch(values, times, keys, offsets=offsets))
             pending.clear()
 
-    for offset, (step, *arguments) in enumerate(steps):
+    for offset, (step, *arguments) in enumerate(steps, first):
         if step == "record":
             pending.append((*arguments, offset))
         else:
@@ -160,6 +163,34 @@ def test_any_cut_and_any_restart_equal_the_plain_script(steps, variant, name, da
     run_operator(driver, steps, cut_after, restore_after)
 
     assert repr(rows(driver.out)) == repr(script.out)  # repr tells 1 from 1.0 and True
+    assert repr(rows(driver.late)) == repr(script.late)
+    assert driver.operator.late_records == len(script.late)
+
+
+@settings(max_examples=40)
+@given(steps, variants, st.sampled_from(sorted(AGGREGATES)), st.data())
+def test_a_crash_goes_back_to_the_checkpoint_in_a_real_store_and_repeats_the_same(steps, variant, name, data):
+    make, fold = AGGREGATES[name]
+    checkpoint = data.draw(st.integers(0, len(steps)))
+    crash = data.draw(st.integers(checkpoint, len(steps)))
+    cut_after = data.draw(st.sets(st.integers(0, max(0, len(steps) - 1))))
+    script = Script(fold, **variant)
+    run_script(script, steps)
+
+    with TemporaryDirectory() as folder:
+        driver = Driver(lambda: WindowOperator(Tumbling(SIZE), make(), **variant), StoredPart(Path(folder)))
+        run_operator(driver, steps[:checkpoint], cut_after, ())
+        driver.checkpoint()
+        seen, watermark = (len(driver.out), len(driver.late)), driver.watermark
+        run_operator(driver, steps[checkpoint:crash], cut_after, (), first=checkpoint)
+
+        del driver.out[seen[0] :], driver.late[seen[1] :]
+        driver.watermark = watermark
+        driver.crash()
+        run_operator(driver, steps[checkpoint:], (), cut_after, first=checkpoint)
+        driver.part.store.close()
+
+    assert repr(rows(driver.out)) == repr(script.out)
     assert repr(rows(driver.late)) == repr(script.late)
     assert driver.operator.late_records == len(script.late)
 
