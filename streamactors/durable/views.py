@@ -30,6 +30,7 @@ from .writing import Delta
 _DATABASE = "view:"
 _CHUNK_ROWS = 1_024
 _ARRAY_ITEMS_MAX = 15  # of a MessagePack array whose header is one byte
+_LONG_ARRAY = b"\xdc"  # header of one with more
 _GONE: Any = object()
 
 
@@ -124,12 +125,13 @@ class View:
         if not prefix:
             yield from self._scan(b"")
             return
-        items = b"".join([encode_key(canonical_key(item)) for item in prefix])
+        items = _joined(prefix)
         for length in range(len(prefix), _ARRAY_ITEMS_MAX + 1):
             yield from self._scan(bytes([0x90 + length]) + items)
-        for key, value in self._scan(LONG):  # keys that are stored by their digest stand in no order
-            if isinstance(key, tuple) and encode_key(canonical_key(key[: len(prefix)]))[1:] == items:
-                yield key, value
+        for other in (_LONG_ARRAY, LONG):  # keys of more items, and keys that are stored by their digest
+            for key, value in self._scan(other):
+                if isinstance(key, tuple) and _joined(key[: len(prefix)]) == items:
+                    yield key, value
 
     def _scan(self, prefix: bytes) -> Iterator[tuple[Any, Any]]:
         after: bytes | None = None
@@ -174,3 +176,8 @@ class ViewReader:
         """
         with self._store.snapshot() as snapshot:
             yield lambda name: View(name, lambda: nullcontext(snapshot))
+
+
+def _joined(items: list[Any] | tuple[Any, ...]) -> bytes:
+    """Return what stands behind the header of a key that consists of these items."""
+    return b"".join([encode_key(canonical_key(item)) for item in items])

@@ -62,7 +62,7 @@ def sorted_ranges(rows: list[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes,
         yield sorted(rows)
         return
     ranges = len(rows) * 4 // _SORT_MAX
-    sample = sorted(rows[:: len(rows) // (ranges * 8)])
+    sample = sorted(rows[:: max(1, len(rows) // (ranges * 8))])
     bounds = sample[8::8]
     spread: list[list[tuple[bytes, bytes]]] = [[] for _ in range(len(bounds) + 1)]
     for row in rows:
