@@ -26,8 +26,6 @@ class RunningAggregate(Operator):
     break: how many there are would depend on the cuts.
     """
 
-    upsert = True
-
     def __init__(self, aggregate: Aggregate, *, latest_only: bool = False) -> None:
         super().__init__()
         self.aggregate = aggregate
@@ -75,8 +73,6 @@ class MapWithState(Operator):
     State is None for a key at first, and returning None deletes it. Its form is that of flow/user_state.py.
     """
 
-    upsert = False
-
     def __init__(self, function: Callable[[Any, Any], tuple[Any, Any]], *, state_type: Any = None) -> None:
         super().__init__()
         require_plain("the function of map_with_state()", function, remedy="Use AsyncMapWithState.")
@@ -115,8 +111,6 @@ class MapWithState(Operator):
 
 class AsyncMapWithState(AsyncOperator):
     """As MapWithState, with a coroutine function that is awaited for one record after another."""
-
-    upsert = False
 
     def __init__(self, function: Callable[[Any, Any], Awaitable[tuple[Any, Any]]], *, state_type: Any = None) -> None:
         super().__init__()

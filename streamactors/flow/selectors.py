@@ -60,7 +60,7 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", None) or repr(function)
 
 
-def describe(selector: Selector) -> str:
+def describe(selector: Selector | Callable[..., Any]) -> str:
     """Return *selector* as it shows in a plan."""
     if selector is None:
         return ""

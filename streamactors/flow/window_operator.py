@@ -1,14 +1,15 @@
 """The window operator: aggregates for each key and window, shown when event time says so.
 
 The life of a window is decided in flow/windows.py (invariants W1 to W3), what a key holds in flow/aggregates.py. This
-module brings them together with state, and emits. One of two outputs, fixed when it is built:
+module brings them together with state, and emits on three outputs, of which it computes those that are listened to:
 
-    upsert   EARLY at the clock's marks and at a flush, for the keys that changed since; ON_TIME for every key when the
-             window fires; a CORRECTION for each record that comes after that, at once, while the state is held
-    final    FINAL, once for every key, when the state goes; with no lateness that is the firing itself
+    out      an upsert stream: EARLY at the clock's marks and at a flush, for the keys that changed since; ON_TIME for
+             every key when the window fires; a CORRECTION for each record that comes after that, at once, while the
+             state is held
+    final    an append stream: FINAL, once for every key, when the state goes; with no lateness at the firing itself
+    late     the records whose window is gone, as they came; they are counted in any case
 
-A result bears the window, and end - 1 as its timestamp. A record whose window is gone goes to ``emit_late`` as it
-came, and is counted.
+A result bears the window, and end - 1 as its timestamp.
 
 Why batching stays invisible (T2): inside a piece the watermark is constant, so each record's window is open, fired or
 gone for all of the piece. Open windows change silently, each group of records in its order. Corrections are one for
@@ -37,7 +38,7 @@ from streamactors.core.keys import CanonicalKey, encode_key
 from streamactors.core.limits import BATCH_RECORDS_MAX
 
 from .aggregates import Aggregate, Piece
-from .operator import Operator, OperatorContext
+from .operator import Emit, Operator, OperatorContext
 from .windows import Lifecycle, Phase, Tumbling
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class WindowOperator(Operator):
         *,
         lateness: int = 0,
         early_every: int | None = None,
-        final: bool = False,
+        outputs: frozenset[str] = frozenset({"out"}),
     ) -> None:
         """
         Describe the operator; ``open`` brings it to life.
@@ -69,23 +70,19 @@ class WindowOperator(Operator):
 
             lateness: How long state is held after the firing, ms.
 
-            early_every: Show open windows that changed at each multiple of this on the clock, ms.
+            early_every: Show open windows that changed on ``out`` at each multiple of this on the clock, ms.
 
-            final: Show each key and window once, when its state goes. Implied when nothing can follow the firing.
+            outputs: Those that somebody listens to, of "out", "final" and "late".
         """
         super().__init__()
-        if final and early_every is not None:
-            raise PipelineError(
-                f"early results every {early_every} ms and .final() contradict each other: a final result is the only "
-                "one of its key and window. Leave one of them out."
-            )
+        assert outputs <= {"out", "final", "late"}, outputs
         if early_every is not None and early_every < 1:
             raise PipelineError(f"early results every {early_every} ms: give a period of at least 1 ms.")
         self.assigner = assigner
         self.aggregate = aggregate
         self.lateness = lateness
-        self.early_every = early_every
-        self.final = final or (lateness == 0 and early_every is None)
+        self.early_every = early_every if "out" in outputs else None
+        self.outputs = outputs
         self.late_records = 0
         self._life = Lifecycle(assigner, lateness)
         self._changed: dict[int, set[CanonicalKey]] = {}
@@ -93,16 +90,6 @@ class WindowOperator(Operator):
         self._state: KeyedState
         self._changed_state: KeyedState | None = None
         self._row: OperatorRow
-
-    @property
-    def upsert(self) -> bool:
-        """Whether a result can replace an earlier one of its key and window."""
-        return not self.final
-
-    @property
-    def holds_back_ms(self) -> int:
-        """How far the watermark behind this operator must lag, so that its results are never late there, ms."""
-        return self.lateness
 
     @property
     def shape(self) -> str:
@@ -144,7 +131,7 @@ class WindowOperator(Operator):
     def _silent(self, start: int) -> bool:
         """Return whether a record of this window shows only at a signal."""
         phase = self._life.phase(start)
-        return phase is Phase.OPEN or (phase is Phase.FIRED and self.final)
+        return phase is Phase.OPEN or (phase is Phase.FIRED and "out" not in self.outputs)
 
     def _fold_around(self, batch: Batch, newest: int, stragglers: list[int]) -> None:
         """Fold the newest window's rows, which are all but *stragglers*; route these."""
@@ -205,7 +192,7 @@ class WindowOperator(Operator):
         accs = dict(zip(piece.keys, steps, strict=True))
         for start, keys in keys_of.items():
             self._state.put_many(start, {key: accs[start, key] for key in keys})
-        self._show(batch.keys, steps, starts, Kind.CORRECTION)
+        self._show(batch.keys, steps, starts, Kind.CORRECTION, self.emit)
 
     def _register(self, start: int) -> None:
         if self._life.register(start):
@@ -221,11 +208,11 @@ class WindowOperator(Operator):
         if time <= self._life.watermark:  # (W1)
             return
         fire, go = self._life.advance(time)
-        for start in go if self.final else fire:
-            self._show_all(start, Kind.FINAL if self.final else Kind.ON_TIME)
         for start in fire:
+            self._show_all(start, Kind.ON_TIME, "out")
             self._forget_changed(start)
         for start in go:
+            self._show_all(start, Kind.FINAL, "final")
             self._state.drop(start)
         self._note()
 
@@ -246,33 +233,29 @@ class WindowOperator(Operator):
             keys = sorted(self._changed[start], key=encode_key)
             accs = self._state.get_many(start, keys)
             self._forget_changed(start)
-            self._show(keys, accs, [start] * len(keys), Kind.EARLY)
+            self._show(keys, accs, [start] * len(keys), Kind.EARLY, self.emit)
 
     def _forget_changed(self, start: int) -> None:
         if self._changed.pop(start, None) and self._changed_state is not None:
             self._changed_state.drop(start)
 
-    def _show_all(self, start: int, kind: Kind) -> None:
+    def _show_all(self, start: int, kind: Kind, output: str) -> None:
+        if output not in self.outputs:
+            return
         rows = self._state.items(start)
         assert rows, f"W2: window {start} is registered and holds nothing"
-        self._show([key for key, _ in rows], [acc for _, acc in rows], [start] * len(rows), kind)
+        emit = self.emit if output == "out" else self.emit_final
+        self._show([key for key, _ in rows], [acc for _, acc in rows], [start] * len(rows), kind, emit)
 
-    def _show(self, keys: Sequence[CanonicalKey], accs: list[Any], starts: list[int], kind: Kind) -> None:
+    def _show(self, keys: list[CanonicalKey], accs: list[Any], starts: list[int], kind: Kind, emit: Emit) -> None:
         """Emit a result for each key, in batches of the usual size."""
         window_of = {start: self.assigner.window(start) for start in set(starts)}
         for first in range(0, len(keys), BATCH_RECORDS_MAX):
             part = slice(first, first + BATCH_RECORDS_MAX)
             windows = [window_of[start] for start in starts[part]]
             values = self.aggregate.results(accs[part], self.name)
-            self.emit(
-                Batch(
-                    values,
-                    [end - 1 for _, end in windows],
-                    list(keys[part]),
-                    windows=windows,
-                    kinds=[kind] * len(values),
-                )
-            )
+            times = [end - 1 for _, end in windows]
+            emit(Batch(values, times, keys[part], windows=windows, kinds=[kind] * len(values)))
 
     def _note(self) -> None:
         self._row.set([self.late_records, self._period, self._life.snapshot()])

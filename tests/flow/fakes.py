@@ -138,13 +138,14 @@ class Driver:
 
     def __init__(self, make, part=None):
         self.make = make
-        self.out, self.late = [], []
+        self.out, self.late, self.final = [], [], []
         self.watermark = MIN_TIME
         self._open(part or Part())
 
     def _open(self, part):
         self.part, self.operator = part, self.make()
         self.operator.emit, self.operator.emit_late = self.out.append, self.late.append
+        self.operator.emit_final = self.final.append
         self.operator.open(part.context(self.watermark))
 
     def checkpoint(self):

@@ -95,7 +95,7 @@ def test_a_running_count_by_map_with_state():
     driver.batch(Batch(["a"], keys=["a"]))
 
     assert [row[1] for row in rows(driver.out)] == [("a", 1), ("b", 1), ("a", 2), ("a", 3)]
-    assert driver.out[0].kinds is None and driver.operator.upsert is False
+    assert driver.out[0].kinds is None
 
 
 def test_returning_none_deletes_the_state():

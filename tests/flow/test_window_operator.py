@@ -22,16 +22,16 @@ SIZE = 10
 class Script:
     """The same windows as a dict of lists, one record at a time; nothing of the operator is used."""
 
-    def __init__(self, fold, *, lateness, early_every, final):
+    def __init__(self, fold, *, lateness, early_every):
         self.fold, self.lateness, self.early_every = fold, lateness, early_every
-        self.final = final or (lateness == 0 and early_every is None)
         self.watermark, self.period = MIN_TIME, None
-        self.values, self.changed, self.fired = {}, set(), set()
-        self.out, self.late = [], []
+        self.values, self.changed = {}, set()
+        self.out, self.late, self.final = [], [], []
 
     def show(self, start, key, kind):
         end = start + SIZE
-        self.out.append((key, self.fold(self.values[start, key]), end - 1, (start, end), kind, None))
+        output = self.final if kind == Kind.FINAL else self.out
+        output.append((key, self.fold(self.values[start, key]), end - 1, (start, end), kind, None))
 
     def record(self, value, time, key, offset):
         start = time // SIZE * SIZE
@@ -42,7 +42,7 @@ class Script:
         self.values.setdefault((start, key), []).append(value)
         if last > self.watermark:
             self.changed.add((start, key))
-        elif not self.final:
+        else:
             self.show(start, key, Kind.CORRECTION)
 
     def watermark_to(self, time):
@@ -51,13 +51,12 @@ class Script:
         before, self.watermark = self.watermark, time
         for start, key in self.ordered(self.values):
             last = start + SIZE - 1
-            if not self.final and before < last <= time:
+            if before < last <= time:
                 self.show(start, key, Kind.ON_TIME)
             if last <= time:
                 self.changed.discard((start, key))
             if last + self.lateness <= time:
-                if self.final:
-                    self.show(start, key, Kind.FINAL)
+                self.show(start, key, Kind.FINAL)
                 del self.values[start, key]
 
     def clock(self, time):
@@ -101,6 +100,7 @@ AGGREGATES = {
 KEYS = [canonical_key(key) for key in ("a", "b", 1, None, ("a", 1), True)]
 whole_or_half = st.integers(-50, 50).map(lambda n: n / 2 if n % 2 else n // 2)
 records = st.tuples(st.just("record"), whole_or_half, st.integers(-40, 60), st.sampled_from(KEYS))
+listeners = st.sampled_from([frozenset({"out"}), frozenset({"final"}), frozenset({"out", "final", "late"})])
 signals = st.one_of(
     st.tuples(st.just("watermark"), st.one_of(st.integers(-50, 90), st.just(MAX_TIME))),
     st.tuples(st.just("clock"), st.integers(0, 40)),
@@ -109,11 +109,10 @@ signals = st.one_of(
 steps = st.lists(st.one_of(records, records, records, signals), max_size=40)
 variants = st.sampled_from(
     [
-        {"lateness": 0, "early_every": None, "final": False},
-        {"lateness": 15, "early_every": None, "final": False},
-        {"lateness": 15, "early_every": None, "final": True},
-        {"lateness": 0, "early_every": 5, "final": False},
-        {"lateness": 7, "early_every": 5, "final": False},
+        {"lateness": 0, "early_every": None},
+        {"lateness": 15, "early_every": None},
+        {"lateness": 0, "early_every": 5},
+        {"lateness": 7, "early_every": 5},
     ]
 )
 
@@ -150,26 +149,32 @@ def run_operator(driver, steps, cut_after, restore_after, first=0):
     hand_over()
 
 
-@given(steps, variants, st.sampled_from(sorted(AGGREGATES)), st.data())
-def test_any_cut_and_any_restart_equal_the_plain_script(steps, variant, name, data):
+def assert_equal(driver, script, outputs):
+    """Compare in order; repr tells 1 from 1.0 and True."""
+    assert repr(rows(driver.out)) == repr(script.out if "out" in outputs else [])
+    assert repr(rows(driver.final)) == repr(script.final if "final" in outputs else [])
+    assert repr(rows(driver.late)) == repr(script.late)
+    assert driver.operator.late_records == len(script.late)
+
+
+@given(steps, variants, listeners, st.sampled_from(sorted(AGGREGATES)), st.data())
+def test_any_cut_and_any_restart_equal_the_plain_script(steps, variant, outputs, name, data):
     """(T2) and the operator's half of (T1), order included."""
     make, fold = AGGREGATES[name]
     places = st.sets(st.integers(0, max(0, len(steps) - 1)))
     cut_after, restore_after = data.draw(places), data.draw(places)
     script = Script(fold, **variant)
-    driver = Driver(lambda: WindowOperator(Tumbling(SIZE), make(), **variant))
+    driver = Driver(lambda: WindowOperator(Tumbling(SIZE), make(), outputs=outputs, **variant))
 
     run_script(script, steps)
     run_operator(driver, steps, cut_after, restore_after)
 
-    assert repr(rows(driver.out)) == repr(script.out)  # repr tells 1 from 1.0 and True
-    assert repr(rows(driver.late)) == repr(script.late)
-    assert driver.operator.late_records == len(script.late)
+    assert_equal(driver, script, outputs)
 
 
 @settings(max_examples=40)
-@given(steps, variants, st.sampled_from(sorted(AGGREGATES)), st.data())
-def test_a_crash_goes_back_to_the_checkpoint_in_a_real_store_and_repeats_the_same(steps, variant, name, data):
+@given(steps, variants, listeners, st.sampled_from(sorted(AGGREGATES)), st.data())
+def test_a_crash_goes_back_to_the_checkpoint_in_a_real_store_and_repeats_the_same(steps, variant, outputs, name, data):
     make, fold = AGGREGATES[name]
     checkpoint = data.draw(st.integers(0, len(steps)))
     crash = data.draw(st.integers(checkpoint, len(steps)))
@@ -178,21 +183,20 @@ def test_a_crash_goes_back_to_the_checkpoint_in_a_real_store_and_repeats_the_sam
     run_script(script, steps)
 
     with TemporaryDirectory() as folder:
-        driver = Driver(lambda: WindowOperator(Tumbling(SIZE), make(), **variant), StoredPart(Path(folder)))
+        part = StoredPart(Path(folder))
+        driver = Driver(lambda: WindowOperator(Tumbling(SIZE), make(), outputs=outputs, **variant), part)
         run_operator(driver, steps[:checkpoint], cut_after, ())
         driver.checkpoint()
-        seen, watermark = (len(driver.out), len(driver.late)), driver.watermark
+        seen, watermark = (len(driver.out), len(driver.late), len(driver.final)), driver.watermark
         run_operator(driver, steps[checkpoint:crash], cut_after, (), first=checkpoint)
 
-        del driver.out[seen[0] :], driver.late[seen[1] :]
+        del driver.out[seen[0] :], driver.late[seen[1] :], driver.final[seen[2] :]
         driver.watermark = watermark
         driver.crash()
         run_operator(driver, steps[checkpoint:], (), cut_after, first=checkpoint)
         driver.part.store.close()
 
-    assert repr(rows(driver.out)) == repr(script.out)
-    assert repr(rows(driver.late)) == repr(script.late)
-    assert driver.operator.late_records == len(script.late)
+    assert_equal(driver, script, outputs)
 
 
 def operator(**settings):
@@ -212,28 +216,25 @@ def test_float_sums_do_not_depend_on_cuts():
     whole.watermark_to(9)
     cut.watermark_to(9)
 
-    assert rows(whole.out) == rows(cut.out) == [("k", left_fold(values), 9, (0, 10), Kind.FINAL, None)]
+    assert rows(whole.out) == rows(cut.out) == [("k", left_fold(values), 9, (0, 10), Kind.ON_TIME, None)]
 
 
-def test_a_window_without_lateness_shows_once_and_is_append_only():
-    driver = operator()
-    driver.batch(one(3))
-    driver.watermark_to(9)
-
-    assert driver.operator.upsert is False and driver.operator.holds_back_ms == 0
-    assert [row[4] for row in rows(driver.out)] == [Kind.FINAL]
-
-
-def test_a_final_window_with_lateness_shows_when_its_state_goes():
-    driver = operator(lateness=5, final=True)
+def test_a_final_result_comes_when_the_state_goes():
+    driver = operator(lateness=5, outputs=frozenset({"final"}))
     driver.batch(one(3))
     driver.watermark_to(13)
     driver.batch(one(4))
-    assert driver.out == []
+    assert driver.out == driver.final == []
 
     driver.watermark_to(14)
-    assert rows(driver.out) == [("k", 2, 9, (0, 10), Kind.FINAL, None)]
-    assert driver.operator.holds_back_ms == 5
+    assert rows(driver.final) == [("k", 2, 9, (0, 10), Kind.FINAL, None)]
+
+
+def test_what_nobody_listens_to_keeps_no_state():
+    driver = operator(lateness=5, early_every=10, outputs=frozenset({"final"}))
+    driver.batch(one(3))
+
+    assert driver.operator.early_every is None and set(driver.part.states) == {"windows"}
 
 
 def test_state_of_a_window_that_is_gone_is_dropped():
@@ -310,7 +311,6 @@ def test_a_bad_value_names_operator_and_place():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"final": True, "early_every": 5}, "contradict"),
         ({"early_every": 0}, "at least 1 ms"),
         ({"lateness": -1}, "negative"),
     ],
