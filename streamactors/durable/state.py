@@ -35,15 +35,15 @@ If we crash: dicts are gone, LMDB has the last committed epoch, the records afte
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, Protocol
 from zlib import crc32
 
 from streamactors.core.codec import decode_value, encode_value, seal, unseal
 from streamactors.core.keys import CanonicalKey, decode_key, encode_key, key_group
-from streamactors.core.limits import CACHE_ENTRIES_MAX, KEY_GROUPS
+from streamactors.core.limits import CACHE_ENTRIES_MAX, DIRTY_ENTRIES_MAX, KEY_GROUPS
 
-from .rows import GROUP_BYTES, Namespace, namespace_bytes, read_row, row, row_key
+from .rows import GROUP_BYTES, Namespace, encode_keys, encode_rows, namespace_bytes, read_rows, row_key
 from .store import Store
 from .writing import Delta
 
@@ -57,6 +57,10 @@ class Durable(Protocol):
     frozen at a time, one in commit, one being encoded. None of the calls waits. After a failed commit nothing is
     called any more: the region restarts with new objects.
     """
+
+    @property
+    def full(self) -> bool:
+        """Whether more is waiting to be durable than should: an epoch ought to start early. Asked after each batch."""
 
     def freeze(self, epoch: int) -> None:
         """Set aside what changed since the last freeze: it belongs to *epoch*. O(1)."""
@@ -129,20 +133,19 @@ class _Epoch:
             self.delta.prefixes += [GROUP_BYTES[group] + self._tail for group in self._groups]
 
     def _encode(self, rows: list[tuple[CanonicalKey, Any]]) -> None:
-        keys = [encode_key(key) for key, _ in rows]
+        keys = encode_keys([key for key, _ in rows])
         groups = [crc32(key) % KEY_GROUPS for key in keys]
         assert set(groups) <= self._owned, "a key of another part was written here"
         tail = self._tail
-        self.delta.puts += [
-            row(GROUP_BYTES[group] + tail, key, value)
-            for group, key, (_, value) in zip(groups, keys, rows, strict=True)
-            if value is not None
-        ]
-        gone = [i for i, (_, value) in enumerate(rows) if value is None]
-        if gone:
-            namespace = self._namespace
-            self.gone += [(namespace, rows[i][0]) for i in gone]
-            self.delta.deletes += [row_key(GROUP_BYTES[groups[i]] + tail, keys[i]) for i in gone]
+        values = [value for _, value in rows]
+        heads = [GROUP_BYTES[group] + tail for group in groups]
+        if None in values:
+            gone = [value is None for value in values]
+            self.gone += [(self._namespace, key) for key, _ in compress(rows, gone)]
+            self.delta.deletes += map(row_key, compress(heads, gone), compress(keys, gone))
+            kept = [value is not None for value in values]
+            heads, keys, values = (list(compress(column, kept)) for column in (heads, keys, values))
+        self.delta.puts += encode_rows(heads, keys, values)
 
 
 class KeyedState:
@@ -154,12 +157,19 @@ class KeyedState:
     """
 
     def __init__(
-        self, store: Store, database: str, groups: range = range(KEY_GROUPS), *, cache_max: int = CACHE_ENTRIES_MAX
+        self,
+        store: Store,
+        database: str,
+        groups: range = range(KEY_GROUPS),
+        *,
+        cache_max: int = CACHE_ENTRIES_MAX,
+        dirty_max: int = DIRTY_ENTRIES_MAX,
     ) -> None:
         self.database = database
         self.groups = groups
         self._store = store
         self._cache_max = cache_max
+        self._dirty_max = dirty_max
         self._dirty: dict[Namespace, _Table] = {}
         self._frozen: list[_Epoch] = []  # oldest first
         self._spaces: dict[Namespace, _Space] = {}
@@ -253,6 +263,10 @@ class KeyedState:
         tables = [*self._dirty.values(), *(table for epoch in self._frozen for table in epoch.tables.values())]
         return sum([len(table.entries) for table in tables])
 
+    @property
+    def full(self) -> bool:
+        return self.entries_dirty >= self._dirty_max
+
     # ---- checkpoints
 
     def freeze(self, epoch: int) -> None:
@@ -337,24 +351,21 @@ class KeyedState:
     def _fetch(self, namespace: Namespace, live: dict[CanonicalKey, Any], keys: list[CanonicalKey]) -> None:
         """Read *keys* from LMDB into *live*; what is not there is noted as absent."""
         tail = namespace_bytes(namespace)
-        wanted: dict[bytes, CanonicalKey] = {}
-        for key in keys:
-            encoded = encode_key(key)
-            wanted[row_key(GROUP_BYTES[key_group(encoded)] + tail, encoded)] = key
+        encoded = encode_keys(keys)
+        wanted = dict(zip(encoded, keys, strict=True))
+        stored = [row_key(GROUP_BYTES[key_group(key)] + tail, key) for key in encoded]
         with self._store.snapshot() as snapshot:
-            rows = snapshot.get_many(self.database, sorted(wanted))
-        head = 2 + len(tail)
+            rows = snapshot.get_many(self.database, sorted(stored))
         live.update(dict.fromkeys(keys))
-        live.update({wanted[stored]: read_row(self.database, head, stored, value)[1] for stored, value in rows})
+        live.update({wanted[key]: value for key, value in read_rows(self.database, 2 + len(tail), rows)})
 
     def _stored(self, namespace: Namespace) -> dict[CanonicalKey, Any]:
         """Return what LMDB has of a namespace."""
         tail = namespace_bytes(namespace)
-        head = 2 + len(tail)
         with self._store.snapshot() as snapshot:
             scans = [snapshot.scan(self.database, GROUP_BYTES[group] + tail) for group in self.groups]
-        rows = [read_row(self.database, head, key, value) for scan in scans for key, value in scan]
-        return {decode_key(encoded): value for encoded, value in rows}
+        found = [read_rows(self.database, 2 + len(tail), rows) for rows in scans]
+        return {decode_key(encoded): value for rows in found for encoded, value in rows}
 
 
 class OperatorRow:
@@ -368,6 +379,7 @@ class OperatorRow:
             stored = snapshot.get(database, self._key)
         self._encoded = b"" if stored is None else unseal(stored, f"database {database}, key {name}")
         self._frozen: list[Delta] = []
+        self.full = False  # it is small
         self.value: Any = decode_value(self._encoded) if self._encoded else None
         """The value; after a restart that of the last checkpoint."""
 

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import islice
+from itertools import compress, islice, repeat
 from typing import Any
 
 from streamactors.core.errors import UsageError
 from streamactors.core.keys import CanonicalKey, canonical_key, decode_key, encode_key, plain_key
+from streamactors.core.limits import DIRTY_ENTRIES_MAX
 
-from .rows import LONG, read_row, row, row_key
+from .rows import LONG, encode_keys, encode_rows, read_row, read_rows, row_key
 from .snapshot import Snapshot
 from .store import Store
 from .writing import Delta
@@ -61,15 +62,25 @@ class ViewBuffer:
         """Rows that changed since the last barrier."""
         return len(self._newest)
 
+    @property
+    def full(self) -> bool:
+        return len(self._newest) >= DIRTY_ENTRIES_MAX
+
     def freeze(self, epoch: int) -> None:
         assert not self._delta.entries(), f"view {self.name}: epoch {epoch} froze before the last was handed over"
         self._frozen, self._newest = iter(self._newest.items()), {}
 
     def encode(self, entries: int) -> bool:
         rows = list(islice(self._frozen, entries))
-        self._delta.puts += [row(b"", encode_key(key), value) for key, value in rows if value is not _GONE]
-        self._delta.deletes += [row_key(b"", encode_key(key)) for key, value in rows if value is _GONE]
-        return len(rows) < entries
+        done = len(rows) < entries
+        keys = encode_keys([key for key, _ in rows])
+        gone = [value is _GONE for _, value in rows]
+        if any(gone):
+            self._delta.deletes += [row_key(b"", key) for key in compress(keys, gone)]
+            kept = [value is not _GONE for _, value in rows]
+            keys, rows = list(compress(keys, kept)), list(compress(rows, kept))
+        self._delta.puts += encode_rows(repeat(b""), keys, [value for _, value in rows])
+        return done
 
     def hand_over(self) -> list[Delta]:
         delta, self._delta = self._delta, Delta(view_database(self.name))
@@ -138,8 +149,7 @@ class View:
         while True:
             with self._snapshot() as snapshot:
                 rows = snapshot.scan(self._database, prefix, after=after, limit=_CHUNK_ROWS)
-            for key, stored in rows:
-                encoded, value = read_row(self._database, 0, key, stored)
+            for encoded, value in read_rows(self._database, 0, rows):
                 yield plain_key(decode_key(encoded)), value
             if len(rows) < _CHUNK_ROWS:
                 return
