@@ -107,7 +107,7 @@ class _Group:
             self._tables.note_stamp(self._stamp)
         self.answer(None)
 
-    def answer(self, error: Exception | None) -> None:
+    def answer(self, error: BaseException | None) -> None:
         """Answer all callers: each its offset, or *error*."""
         for append, offset in (*self.appends, *self.repeats):
             _answer(append, offset if error is None else error)
@@ -176,10 +176,11 @@ class GroupCommit:
             except QuotaFull as error:  # nothing was written; the next group may fit
                 group.answer(error)
                 continue
-            except BaseException as error:  # closed for whatever reason: nobody may be left waiting
+            except asyncio.CancelledError as error:  # the loop is being ended: nobody may be left waiting
                 self._close_failed(group, error)
-                if not isinstance(error, Exception):
-                    raise
+                raise
+            except BaseException as error:  # noqa: BLE001 - it goes to the callers, who raise it
+                self._close_failed(group, error)
                 return
             group.settle()
 
@@ -196,21 +197,24 @@ class GroupCommit:
         self._appender.append(records, group.extras(), now_ms)
 
     def _close_failed(self, group: _Group, error: BaseException) -> None:
-        if not isinstance(error, LogClosed):
-            error = LogClosed(
+        if isinstance(error, LogClosed):
+            self.closed = error
+        else:
+            self.closed = LogClosed(
                 f"an append to {self._where} ended in {error!r}. Whether it is durable is not known, and the partition "
                 "takes no more. Open the topic again: that recovers."
             )
-        self.closed = error
-        group.answer(error)
+        # What is no Exception is nobody's to handle here (the end of a simulated process, say): it goes on as it is.
+        answer = self.closed if isinstance(error, Exception | asyncio.CancelledError) else error
+        group.answer(answer)
         while self._waiting:
-            _answer(self._waiting.popleft(), error)
+            _answer(self._waiting.popleft(), answer)
 
 
-def _answer(append: _Append, answer: int | Exception) -> None:
+def _answer(append: _Append, answer: int | BaseException) -> None:
     if append.done.done():  # its caller was cancelled
         return
-    if isinstance(answer, Exception):
+    if isinstance(answer, BaseException):
         append.done.set_exception(answer)
     else:
         append.done.set_result(answer)

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from zlib import crc32
 
+from streamactors.core.connectors import Stamp
 from streamactors.core.errors import StorageError, UsageError
 from streamactors.core.limits import APPEND_RECORDS_MAX, FRAME_BYTES_MAX, RECORD_BYTES_MAX
 
@@ -38,6 +39,8 @@ MAGIC = b"\xf5SAf"  # no UTF-8 text contains its first byte
 HEADER = struct.Struct("<4sBBHqqIIIIIII")
 HEADER_BYTES = HEADER.size
 CHECKSUM_BYTES = 4
+
+__all__ = ["Column", "FrameHeader", "Records", "Stamp"]  # Stamp: what a sink's commit leaves in a frame (E2)
 
 VALUE_LENGTHS = 1  # some value contains a newline
 KEYS = 2  # some record has a key
@@ -186,18 +189,6 @@ def _checked(column: Column) -> Column:
             f"have at most {FRAME_BYTES_MAX // 2:,} (half of limits.FRAME_BYTES_MAX)."
         )
     return column
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What a sink's commit leaves in its target partition: which epoch of which incarnation is in it (E2)."""
-
-    job: str
-    sink: str
-    incarnation: str
-    epoch: int
-    part: int
-    parts: int
 
 
 @dataclass(frozen=True, slots=True)
