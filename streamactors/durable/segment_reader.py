@@ -163,12 +163,13 @@ class SegmentReader:
             yield place, header
 
     def _next_segment(self) -> None:
-        path = self._folder / segment_name(self._offset)
-        if self._offset == self._head.base or not self._disk.exists(path):
-            raise self._damaged()
         offset = self._offset
-        self._open(offset)
-        self._position, self._offset = HEAD_BYTES, offset
+        if offset == self._head.base:
+            raise self._damaged()
+        if self._disk.exists(self._folder / segment_name(offset)):
+            self._open(offset)
+        else:
+            self._seek(offset)  # says whether retention has removed it, or it is missing
 
     def _open(self, base: int) -> SegmentHead:
         self.close()

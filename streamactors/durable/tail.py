@@ -51,8 +51,9 @@ class Tails:
     async def _poll(self) -> None:
         while self._polled:
             await self._clock.sleep(POLL_SECONDS)
-            for woken, (cell, value) in self._polled.items():
+            for woken, (cell, value) in list(self._polled.items()):
                 if cell.load() > value:
+                    del self._polled[woken]
                     _set(woken)
 
 

@@ -68,7 +68,7 @@ def test_a_frame_without_records_is_written_anew_because_the_end_does_not_tell()
 
 
 def test_damage_before_the_durable_end_is_refused_at_any_byte():
-    data, (tables, a, b) = segment(A, B)
+    data, (tables, a, _) = segment(A, B)
     for position in range(tables, a):
         damaged = bytearray(data)
         damaged[position] ^= 1
