@@ -242,6 +242,22 @@ def test_a_scan_takes_a_prefix_a_place_and_a_limit(store):
         assert snapshot.get_many("x", [b"a", b"q", b"c"]) == [(b"a", b""), (b"c", b"")]
 
 
+def test_a_commit_leaves_the_interpreters_switch_interval_as_it_was(store, monkeypatch):
+    """Also when it fails, and when another job's commit is under way."""
+    before = sys.getswitchinterval()
+    seen = []
+    apply = store_module.apply_delta
+    monkeypatch.setattr(store_module, "apply_delta", lambda *args: seen.append(sys.getswitchinterval()) or apply(*args))
+    store.begin_attempt("r")
+    with writing.short_turns():
+        store.commit(checkpoint(1))
+        with pytest.raises(AssertionError, match="an empty prefix"):
+            store.commit(checkpoint(2, Delta("x", prefixes=[b""])))
+        assert sys.getswitchinterval() == pytest.approx(5e-5)
+
+    assert sys.getswitchinterval() == before and max(seen) == pytest.approx(5e-5)
+
+
 READER = """
 import sys
 from pathlib import Path
