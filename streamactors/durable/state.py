@@ -34,16 +34,16 @@ If we crash: dicts are gone, LMDB has the last committed epoch, the records afte
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from itertools import compress, islice
+from collections.abc import Collection
+from itertools import islice
 from typing import Any, Protocol
-from zlib import crc32
 
 from streamactors.core.codec import decode_value, encode_value, seal, unseal
 from streamactors.core.keys import CanonicalKey, decode_key, encode_key, key_group
 from streamactors.core.limits import CACHE_ENTRIES_MAX, DIRTY_ENTRIES_MAX, KEY_GROUPS
 
-from .rows import GROUP_BYTES, Namespace, encode_keys, encode_rows, namespace_bytes, read_rows, row_key
+from .memtable import FrozenEpoch, MemTable
+from .rows import GROUP_BYTES, Namespace, encode_keys, namespace_bytes, read_rows, row_key
 from .store import Store
 from .writing import Delta
 
@@ -75,16 +75,6 @@ class Durable(Protocol):
         """Take note that *epoch* is durable."""
 
 
-class _Table:
-    """A memtable: what one epoch changed in one namespace."""
-
-    __slots__ = ("dropped", "entries")
-
-    def __init__(self, *, dropped: bool = False) -> None:
-        self.entries: dict[CanonicalKey, Any] = {}
-        self.dropped = dropped  # all that was there before these entries is gone
-
-
 class _Space:
     """What is known of one namespace."""
 
@@ -93,59 +83,6 @@ class _Space:
     def __init__(self, *, complete: bool) -> None:
         self.live: dict[CanonicalKey, Any] = {}
         self.complete = complete
-
-
-class _Epoch:
-    """A frozen epoch: its memtables, and as far as it is encoded its rows."""
-
-    def __init__(self, epoch: int, tables: dict[Namespace, _Table], groups: range, database: str) -> None:
-        self.epoch = epoch
-        self.tables = tables
-        self.delta = Delta(database)
-        self.gone: list[tuple[Namespace, CanonicalKey]] = []
-        self.encoded = not tables
-        self._groups = groups
-        self._owned = frozenset(groups)
-        self._tables_left = iter(tables.items())
-        self._entries: Iterator[tuple[CanonicalKey, Any]] = iter(())
-        self._namespace: Namespace = None
-        self._tail = b""
-
-    def encode(self, entries: int) -> bool:
-        while entries > 0 and not self.encoded:
-            rows = list(islice(self._entries, entries))
-            if rows:
-                self._encode(rows)
-                entries -= len(rows)
-            else:
-                self._next_table()
-        return self.encoded
-
-    def _next_table(self) -> None:
-        following = next(self._tables_left, None)
-        if following is None:
-            self.encoded = True
-            return
-        self._namespace, table = following
-        self._tail = namespace_bytes(self._namespace)
-        self._entries = iter(table.entries.items())
-        if table.dropped:
-            self.delta.prefixes += [GROUP_BYTES[group] + self._tail for group in self._groups]
-
-    def _encode(self, rows: list[tuple[CanonicalKey, Any]]) -> None:
-        keys = encode_keys([key for key, _ in rows])
-        groups = [crc32(key) % KEY_GROUPS for key in keys]
-        assert set(groups) <= self._owned, "a key of another part was written here"
-        tail = self._tail
-        values = [value for _, value in rows]
-        heads = [GROUP_BYTES[group] + tail for group in groups]
-        if None in values:
-            gone = [value is None for value in values]
-            self.gone += [(self._namespace, key) for key, _ in compress(rows, gone)]
-            self.delta.deletes += map(row_key, compress(heads, gone), compress(keys, gone))
-            kept = [value is not None for value in values]
-            heads, keys, values = (list(compress(column, kept)) for column in (heads, keys, values))
-        self.delta.puts += encode_rows(heads, keys, values)
 
 
 class KeyedState:
@@ -170,8 +107,8 @@ class KeyedState:
         self._store = store
         self._cache_max = cache_max
         self._dirty_max = dirty_max
-        self._dirty: dict[Namespace, _Table] = {}
-        self._frozen: list[_Epoch] = []  # oldest first
+        self._dirty: dict[Namespace, MemTable] = {}
+        self._frozen: list[FrozenEpoch] = []  # oldest first
         self._spaces: dict[Namespace, _Space] = {}
         self._fresh = self._nothing_stored()
         """Whether a namespace without a _Space has nothing in LMDB."""
@@ -203,7 +140,7 @@ class KeyedState:
         """Replace the values of many keys; None deletes."""
         table = self._dirty.get(namespace)
         if table is None:
-            table = self._dirty[namespace] = _Table()
+            table = self._dirty[namespace] = MemTable()
         space = self._spaces.get(namespace)
         if space is None:
             space = self._space(namespace)
@@ -255,7 +192,7 @@ class KeyedState:
             self.put_many(namespace, dict.fromkeys(space.live))
             return
         self._spaces[namespace] = _Space(complete=True)
-        self._dirty[namespace] = _Table(dropped=True)
+        self._dirty[namespace] = MemTable(dropped=True)
 
     @property
     def entries_dirty(self) -> int:
@@ -272,7 +209,7 @@ class KeyedState:
     def freeze(self, epoch: int) -> None:
         assert len(self._frozen) < 2, f"{self.database}: epoch {epoch} froze while two were pending"
         assert not self._frozen or self._frozen[-1].encoded, f"{self.database}: {epoch} froze before the last hand-over"
-        self._frozen.append(_Epoch(epoch, self._dirty, self.groups, self.database))
+        self._frozen.append(FrozenEpoch(epoch, self._dirty, self.groups, self.database))
         self._dirty = {}
 
     def encode(self, entries: int) -> bool:
@@ -303,7 +240,7 @@ class KeyedState:
             space = self._spaces[namespace] = _Space(complete=self._fresh)
         return space
 
-    def _pending(self, namespace: Namespace) -> list[_Table]:
+    def _pending(self, namespace: Namespace) -> list[MemTable]:
         """Return the memtables that hold something of a namespace: dirty and frozen."""
         layers = [self._dirty, *(epoch.tables for epoch in self._frozen)]
         return [layer[namespace] for layer in layers if namespace in layer]

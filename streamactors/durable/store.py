@@ -40,7 +40,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -51,6 +51,7 @@ from streamactors.core.codec import decode_value, encode_value, seal, unseal
 from streamactors.core.errors import QuotaFull, StorageError, UsageError
 from streamactors.core.limits import CHECKPOINTS_KEPT, MAP_SIZE
 
+from .checkpoint import Checkpoint, CommitStats, Restored, own_rows, summary_of
 from .snapshot import Handles, Snapshot
 from .writing import Delta, apply_delta, big, short_turns
 
@@ -74,42 +75,6 @@ class Identity:
     """Random 128-bit id in hex, new whenever a job starts from nothing."""
 
     format: int = FORMAT
-
-
-@dataclass(slots=True)
-class Checkpoint:
-    """All of one epoch of one region, as one commit stores it."""
-
-    region: str
-    attempt: int
-    epoch: int
-    position: Any
-    """Where the sources and event time stand; anything that MessagePack holds."""
-
-    journal: list[Any] = field(default_factory=list)
-    deltas: list[Delta] = field(default_factory=list)
-    created_ms: int = 0
-    stats: dict[str, Any] = field(default_factory=dict)
-    """Joined to the summary that ``checkpoints`` returns, such as ``duration_ms``."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommitStats:
-    """What a commit handed to LMDB: bytes of keys and values, and the rows put or deleted."""
-
-    bytes: int
-    entries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """A region's newest checkpoint."""
-
-    region: str
-    attempt: int
-    epoch: int
-    position: Any
-    created_ms: int
 
 
 class Store:
@@ -248,19 +213,10 @@ class Store:
             QuotaFull, StorageError: the store holds the epoch before, whole; start again from it.
         """
         region, epoch = checkpoint.region, checkpoint.epoch
-        deltas = [*checkpoint.deltas, *_own_rows(checkpoint)]
+        deltas = [*checkpoint.deltas, *own_rows(checkpoint)]
         stats = CommitStats(sum(map(Delta.bytes, deltas)), sum(map(Delta.entries, checkpoint.deltas)))
-        summary = {
-            "epoch": epoch,
-            "attempt": checkpoint.attempt,
-            "created_ms": checkpoint.created_ms,
-            "duration_ms": 0,
-            "bytes": stats.bytes,
-            "entries": stats.entries,
-            **checkpoint.stats,
-        }
         summaries = f"checkpoints:{region}"
-        deltas.append(Delta(summaries, puts=[(big(epoch), seal(encode_value(summary)))]))
+        deltas.append(Delta(summaries, puts=[(big(epoch), seal(encode_value(summary_of(checkpoint, stats))))]))
         names = ["attempts", *(delta.database for delta in deltas)]
         with self._writing(f"epoch {epoch} of region {region}", names) as transaction:
             self._check(transaction, checkpoint)
@@ -375,21 +331,6 @@ class Store:
     def _save_meta(self, name: str, value: Any) -> None:
         with self._writing(f"the job's {name}", ["meta"]) as transaction:
             transaction.put(name.encode(), seal(encode_value(value)), db=self._handles["meta"])
-
-
-def _own_rows(checkpoint: Checkpoint) -> list[Delta]:
-    """Return what the store itself keeps of an epoch: its position, and its part of the journal."""
-    newest = {
-        "attempt": checkpoint.attempt,
-        "epoch": checkpoint.epoch,
-        "position": checkpoint.position,
-        "created_ms": checkpoint.created_ms,
-    }
-    rows = [Delta("regions", puts=[(checkpoint.region.encode(), seal(encode_value(newest)))])]
-    if checkpoint.journal:
-        entries = seal(encode_value(checkpoint.journal))
-        rows.append(Delta(f"journal:{checkpoint.region}", puts=[(big(checkpoint.epoch), entries)]))
-    return rows
 
 
 def _keep_newest(transaction: lmdb.Transaction[bytes], handle: Any, kept: int) -> None:
