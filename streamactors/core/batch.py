@@ -119,6 +119,18 @@ class Batch:
             bytes=int(self.bytes * share),
         )
 
+    @classmethod
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """Return the rows of all *batches*, which come from one origin, in order."""
+        if len(batches) == 1:
+            return batches[0]
+        columns = {
+            name: [item for batch in batches for item in getattr(batch, name)]
+            for name in ("values", "timestamps", "keys", "offsets", "windows", "kinds")
+            if getattr(batches[0], name) is not None
+        }
+        return batches[0].replace(**columns, bytes=sum(batch.bytes for batch in batches))
+
     def originals(self) -> list[Any]:
         """Return each row's source record as it stands in the source."""
         assert self.origin is not None, "a batch without an origin has no originals"

@@ -21,7 +21,7 @@ Results at a signal come out in the order of (time, encoded key): never in the o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,13 +59,14 @@ class OperatorContext:
     """The region's watermark at the checkpoint from which we start."""
 
 
-@dataclass
 class Operator:
     """A step of a chain. See the module's header for the contract; this one passes everything on."""
 
-    name: str = field(default="", init=False)
-    emit: Emit = field(default=nowhere, init=False)
-    emit_late: Emit = field(default=nowhere, init=False)
+    def __init__(self) -> None:
+        self.name = ""
+        self.emit: Emit = nowhere
+        self.emit_late: Emit = nowhere
+        self.emit_final: Emit = nowhere
 
     def open(self, context: OperatorContext) -> None:
         """Take the context: called once, before anything else."""

@@ -164,7 +164,7 @@ class Reader(Actor):
                 batch = await operator.on_batch_async(batch)
             else:
                 operator.on_batch(batch)
-                batch = self._output.pop() if self._output else batch.slice(0, 0)
+                batch = Batch.join(self._output) if self._output else batch.slice(0, 0)
             if not batch.values:
                 return batch
         if self._times is not None and batch.values:

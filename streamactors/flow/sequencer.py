@@ -34,7 +34,7 @@ from streamactors.engine.mailbox import Channel
 from .reader import EventTime, Reader
 from .sequencing import Entry, Message, PartitionId, Sequencing, choose, joined
 
-CHUNK_OFFSETS = 4_096
+CHUNK_OFFSETS = 65_536
 """Offsets that a partition of a source without event time gives before it is the next one's turn."""
 
 TICK_SECONDS_MAX = 0.05
@@ -229,6 +229,8 @@ class Sequencer(Actor):
         if last:
             self._send_all(self.sequencing.end())
             self.stopping = True
+            for reader in self._readers.values():
+                reader.stop()  # nobody will take from it any more
 
     def _send_all(self, messages: Iterable[Message]) -> None:
         for message in messages:

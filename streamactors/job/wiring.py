@@ -223,7 +223,7 @@ class _Builder:
         if node.view is not None:
             buffer = ViewBuffer(node.view)
             durables.append(buffer)
-            return ViewOperator(buffer.upsert)
+            return ViewOperator(buffer)
         if node.sink is not None:
             found = region.targets[node.sink.id]
             row = OperatorRow(region.store, "rows", f"{node.id}:stamps")
@@ -264,7 +264,7 @@ class _Builder:
         taking.append(emit)
         operator = self._operators[node, part]
         to = taking[0] if len(taking) == 1 else partial(_to_all, taking)
-        setattr(operator, {"out": "emit", "late": "emit_late", "final": "emit_final"}[output], to)
+        setattr(operator, {"out": "emit", "late": "emit_late", "final": "emit"}[output], to)
 
 
 def _feed(node: Node, part: int) -> tuple[Node, int, str]:

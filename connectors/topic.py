@@ -1,0 +1,325 @@
+"""The built-in log as a source and as a sink.
+
+As a source, chunks of the log are decoded a batch at a time: values that are lines go through one call of the line
+decoder. The batch keeps the chunks, so that a late record can be passed on whole, with fields that nobody decoded.
+
+As a sink, values are encoded in the stage, into the log's own columns; a commit only adds a header. The stamp travels
+in that header, so compare-and-set and append are one write (E2).
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from streamactors.core.batch import Batch
+from streamactors.core.connectors import Payload, Stamp, World
+from streamactors.core.errors import BadRecord, RecordPlace, UsageError
+from streamactors.core.keys import CanonicalKey, plain_key
+from streamactors.core.limits import APPEND_RECORDS_MAX, BATCH_BYTES_MAX, PENDING_CHUNK_BYTES
+from streamactors.durable.chunk import Chunk
+from streamactors.durable.frames import Column, Records
+from streamactors.durable.log import Topic, key_bytes
+from streamactors.durable.partition import Reader
+
+ENCODINGS = ("json", "msgpack", "raw")
+
+
+# The source. ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class TopicSource:
+    """A topic of the log, decoded into values of a type."""
+
+    name: str
+    type: Any = None
+    encoding: str = "json"
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise UsageError(f"topic {self.name}: encoding {self.encoding!r} is none of {', '.join(ENCODINGS)}.")
+
+    def __str__(self) -> str:
+        kind = "" if self.type is None else f" of {getattr(self.type, '__name__', self.type)}"
+        return f"topic {self.name} ({self.encoding}{kind})"
+
+    @property
+    def id(self) -> str:
+        """The topic's name."""
+        return self.name
+
+    async def ends(self, world: World) -> list[int]:
+        """Return the durable ends, or refuse a topic that is not there."""
+        topic = await self._topic(world)
+        return [topic.partition(number).durable_end() for number in range(topic.partitions)]
+
+    async def reader(self, world: World, partition: int, start: int) -> _TopicReader:
+        """Return a reader of one partition; 0 is the oldest record that retention has left."""
+        opened = (await self._topic(world)).partition(partition)
+        if start == 0:
+            start = await opened.first_offset()
+        return _TopicReader(self, partition, opened.durable_end, opened.reader(start))
+
+    async def _topic(self, world: World) -> Topic:
+        topic: Topic | None = await world.log.topic(self.name)
+        if topic is None:
+            raise UsageError(
+                f"there is no topic {self.name} in {world.data_dir}. Make it: `streamactors log append --data "
+                f"{world.data_dir} {self.name} < lines.jsonl`, or log.create_topic({self.name!r})."
+            )
+        return topic
+
+
+class _TopicReader:
+    def __init__(self, source: TopicSource, partition: int, durable_end: Callable[[], int], reader: Reader) -> None:
+        self._reader = reader
+        self._partition = partition
+        self._source = source.name
+        self.end = durable_end
+        self._decode_lines: Callable[[bytes], list[Any]] | None = None
+        if source.encoding == "json":
+            decoder = msgspec.json.Decoder(Any if source.type is None else source.type)
+            self._decode: Callable[[bytes], Any] = decoder.decode
+            self._decode_lines = decoder.decode_lines
+        elif source.encoding == "msgpack":
+            self._decode = msgspec.msgpack.Decoder(Any if source.type is None else source.type).decode
+        else:
+            self._decode = bytes
+
+    async def read(self, records_max: int) -> tuple[Batch, int] | None:
+        chunks = await self._reader.read(records_max, BATCH_BYTES_MAX)
+        if not chunks:
+            return None
+        first, end = chunks[0].first, chunks[-1].end
+        origin = _TopicOrigin(self._source, self._partition, chunks)
+        size = sum(chunk.size for chunk in chunks)
+        return Batch(self._values(chunks), offsets=range(first, end), origin=origin, bytes=size), end
+
+    async def wait(self) -> None:
+        await self._reader.wait()
+
+    async def close(self) -> None:
+        await self._reader.close()
+
+    def _values(self, chunks: list[Chunk]) -> list[Any]:
+        if self._decode_lines is not None and all(chunk.lines for chunk in chunks):
+            blob = chunks[0].blob if len(chunks) == 1 else b"".join([chunk.blob for chunk in chunks])
+            try:
+                values = self._decode_lines(blob)
+            except msgspec.DecodeError:
+                values = []  # one by one, to name the record
+            if len(values) == chunks[-1].end - chunks[0].first:
+                return values
+        return [self._one(value, chunk, index) for chunk in chunks for index, value in enumerate(chunk.values())]
+
+    def _one(self, value: bytes, chunk: Chunk, index: int) -> Any:
+        try:
+            return self._decode(value)
+        except msgspec.DecodeError as error:
+            place = RecordPlace(self._source, self._partition, chunk.first + index)
+            raise BadRecord(f"topic {self._source}", place, value, f"{type(error).__name__}: {error}") from error
+
+
+class _TopicOrigin:
+    __slots__ = ("_chunks", "_firsts", "partition", "source")
+
+    def __init__(self, source: str, partition: int, chunks: list[Chunk]) -> None:
+        self.source = source
+        self.partition = partition
+        self._chunks = chunks
+        self._firsts = [chunk.first for chunk in chunks]
+
+    def original(self, offset: int) -> bytes:
+        return self._chunks[bisect_right(self._firsts, offset) - 1].value(offset)
+
+
+# The sink. ------------------------------------------------------------------------------------------------------------
+
+
+class _Columns(msgspec.Struct, array_like=True):
+    """A payload: the columns of one stamped append."""
+
+    count: int
+    blob: bytes
+    lengths: bytes | None
+    nonempty: bool
+    keys: _Columns | None = None
+
+    @classmethod
+    def of(cls, column: Column, keys: Column | None = None) -> _Columns:
+        lengths = None if column.lengths is None else column.lengths.tobytes()
+        return cls(column.count, column.blob, lengths, column.nonempty, None if keys is None else cls.of(keys))
+
+    def column(self) -> Column:
+        lengths = None if self.lengths is None else array("i", self.lengths)
+        return Column(self.count, self.blob, lengths, self.nonempty)
+
+    def records(self) -> Records:
+        return Records(self.column(), None if self.keys is None else self.keys.column())
+
+
+_encode_payload = msgspec.msgpack.Encoder().encode
+_decode_payload = msgspec.msgpack.Decoder(_Columns).decode
+
+
+@dataclass(frozen=True, eq=False)
+class TopicSink:
+    """A topic of the log, appended to once an epoch, exactly once."""
+
+    name: str
+    partition_count: int | None = None
+    encoding: str = "json"
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS[:2]:
+            raise UsageError(f"topic {self.name}: encoding {self.encoding!r} is neither json nor msgpack.")
+
+    def __str__(self) -> str:
+        return f"topic {self.name} ({self.encoding})"
+
+    @property
+    def id(self) -> str:
+        """The topic's name, in a space of its own: a topic may be a source of the same pipeline's next version."""
+        return f"topic.{self.name}"
+
+    async def partitions(self, world: World) -> int:
+        """Make the topic when it is not there; return its number of partitions."""
+        topic: Topic | None = await world.log.topic(self.name)
+        if topic is None or (self.partition_count is not None and topic.partitions != self.partition_count):
+            topic = await world.log.create_topic(self.name, self.partition_count or 1)
+        return topic.partitions
+
+    def writer(self, partitions: int) -> _TopicWriter:
+        """Return a writer."""
+        return _TopicWriter(self, partitions)
+
+    async def target(self, world: World) -> _TopicTarget:
+        """Open the topic for commits."""
+        return _TopicTarget(await world.log.topic(self.name))
+
+
+class _TopicWriter:
+    def __init__(self, sink: TopicSink, partitions: int) -> None:
+        self._name = f"topic {sink.name}"
+        json = sink.encoding == "json"
+        self._json = msgspec.json.Encoder(order="deterministic") if json else None
+        self._encode: Callable[[Any], bytes] = (
+            self._json.encode if self._json is not None else msgspec.msgpack.Encoder(order="deterministic").encode
+        )
+        self._pieces: list[list[tuple[Column, Column | None]]] = [[] for _ in range(partitions)]
+        self._part_of: dict[CanonicalKey, int] = {}
+        self._bytes = 0
+
+    def write(self, batch: Batch) -> int:
+        """Encode the batch into the columns of its partitions."""
+        if len(self._pieces) == 1:
+            self._add(0, batch.values, batch.keys)
+        else:
+            for partition, rows in self._rows_by_partition(batch).items():
+                piece = batch.take(rows)
+                self._add(partition, piece.values, piece.keys)
+        return self._bytes
+
+    def take(self) -> list[Payload]:
+        """Return payloads of about PENDING_CHUNK_BYTES, in order."""
+        payloads = []
+        for partition, pieces in enumerate(self._pieces):
+            for group in _groups(pieces):
+                keys = [key for _, key in group if key is not None]
+                assert len(keys) in (0, len(group)), f"{self._name}: a stream has keys, or it has none"
+                columns = _Columns.of(Column.join([c for c, _ in group]), Column.join(keys) if keys else None)
+                payloads.append(Payload(partition, _encode_payload(columns)))
+        self._pieces = [[] for _ in self._pieces]
+        self._bytes = 0
+        return payloads
+
+    def _add(self, partition: int, values: list[Any], keys: list[CanonicalKey] | None) -> None:
+        column = self._column(values)
+        key_column = None if keys is None else _key_column(keys)
+        self._pieces[partition].append((column, key_column))
+        self._bytes += len(column.blob) + (0 if key_column is None else len(key_column.blob))
+
+    def _column(self, values: list[Any]) -> Column:
+        kinds = set(map(type, values))
+        try:
+            if kinds == {bytes}:
+                return Column.of(values)
+            if self._json is not None and bytes not in kinds:
+                blob = self._json.encode_lines(values)
+                if blob.count(b"\n") == len(values):  # else a msgspec.Raw brought a newline of its own
+                    return Column(len(values), blob, None, nonempty=True)
+            return Column.of([v if type(v) is bytes else self._encode(v) for v in values])
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._bad(values, error) from error
+
+    def _bad(self, values: list[Any], error: Exception) -> BadRecord:
+        for value in values:
+            try:
+                self._encode(value)
+            except (TypeError, ValueError, OverflowError) as one:
+                return BadRecord(self._name, None, value, f"it can't be encoded ({one}). Map it to plain values first")
+        return BadRecord(self._name, None, values, str(error))
+
+    def _rows_by_partition(self, batch: Batch) -> dict[int, list[int]]:
+        partitions = len(self._pieces)
+        rows: dict[int, list[int]] = {}
+        if batch.keys is None:  # by offset, which a restart or another batching does not change (T1, T2)
+            for row, offset in enumerate(batch.offsets):
+                rows.setdefault(offset % partitions, []).append(row)
+            return rows
+        for key in set(batch.keys).difference(self._part_of):
+            self._part_of[key] = crc32(_key_bytes(key)) % partitions
+        for row, key in enumerate(batch.keys):
+            rows.setdefault(self._part_of[key], []).append(row)
+        return rows
+
+
+def _groups(pieces: Sequence[tuple[Column, Column | None]]) -> list[list[tuple[Column, Column | None]]]:
+    """Group neighbours into appends of a good size."""
+    groups: list[list[tuple[Column, Column | None]]] = []
+    size = count = 0
+    for piece in pieces:
+        size += len(piece[0].blob)
+        count += piece[0].count
+        if not groups or size > PENDING_CHUNK_BYTES or count > APPEND_RECORDS_MAX:
+            groups.append([])
+            size, count = len(piece[0].blob), piece[0].count
+        groups[-1].append(piece)
+    return groups
+
+
+def _key_column(keys: list[CanonicalKey]) -> Column:
+    if set(map(type, keys)) == {str}:
+        joined = "\n".join(keys)  # type: ignore[arg-type]  # all are str, as the line above says
+        if joined.count("\n") == len(keys) - 1:
+            return Column(len(keys), joined.encode() + b"\n", None, nonempty=all(keys))
+    return Column.of(list(map(_key_bytes, keys)))
+
+
+def _key_bytes(key: CanonicalKey) -> bytes:
+    """Return a record's key in the log: text as it is, anything else as JSON."""
+    plain = plain_key(key)
+    encoded = key_bytes(plain) if isinstance(plain, str | bytes | int) and type(plain) is not bool else None
+    return msgspec.json.encode(plain) if encoded is None else encoded
+
+
+class _TopicTarget:
+    def __init__(self, topic: Any) -> None:
+        self._topic: Topic = topic
+
+    async def last_stamp(self, partition: int, job: str, sink: str) -> Stamp | None:
+        return await self._topic.partition(partition).last_stamp(job, sink)
+
+    async def commit(self, payload: Payload, stamp: Stamp, expect: Stamp | None) -> None:
+        records = _decode_payload(payload.data).records()
+        await self._topic.partition(payload.partition).append_stamped(records, stamp, expect)
+
+    async def close(self) -> None:
+        """The log is the job's."""
