@@ -126,7 +126,7 @@ def walk(read: Read, segment: bytes, position: int) -> Iterator[FrameAt]:
             header = decode_header(window, at, segment, position)
             if header is not None and header.length > len(window):
                 window = read(position, header.length)
-        if header is None or not body_checks_out(header, window, at, segment, position):
+        if header is None or not body_checks_out(header, window, at):
             return
         yield FrameAt(position, header, window, at)
         position += header.length

@@ -169,7 +169,8 @@ class SegmentReader:
         if self._disk.exists(self._folder / segment_name(offset)):
             self._open(offset)
         else:
-            self._seek(offset)  # says whether retention has removed it, or it is missing
+            self._seek(offset)  # says so if retention has removed it
+            raise self._damaged()
 
     def _open(self, base: int) -> SegmentHead:
         self.close()

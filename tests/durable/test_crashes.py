@@ -147,7 +147,7 @@ async def test_after_a_reboot_a_reader_waits_for_a_writer_that_is_recovering(wor
         await asyncio.sleep(0)
     assert world.clock.sleeping == 1
     lock.release()
-    world.clock.advance(20)
+    world.clock.advance(30)
     assert await read_all(await opening) == [b"kept"]
 
 
@@ -163,6 +163,22 @@ async def test_bit_rot_is_an_error_with_file_and_position_for_the_reader_and_the
     world.crash(power=False)
     with pytest.raises(Damaged, match=r"segment at position \d+: offsets 0 to 1 were durable"):
         await (await world.partition()).append(Records.of([b"x"]))
+
+
+async def test_bit_rot_behind_good_frames_ends_a_reader_that_has_them(world):
+    partition = await world.partition()
+    await partition.append(Records.of([b"good"]))
+    await partition.append(Records.of([b"rotten"]))
+    segment = next(path for path in world.disk.files() if path.suffix == ".segment")
+    world.disk.damage(segment, world.disk.peek(segment).index(b"rotten"), b"R")
+
+    reader = partition.reader()
+    assert [chunk.values() for chunk in await reader.read()] == [[b"good"]]
+    for _ in range(2):
+        with pytest.raises(Damaged, match=r"segment at position \d+: the frame of offset 1"):
+            await reader.read()
+    with pytest.raises(Damaged, match="offset 1"):
+        await partition.reader(1).read()
 
 
 async def test_segments_that_somebody_removed_are_missed(world):
