@@ -49,6 +49,6 @@ class RestartIntensity:
         count = len(self._failures)
         if count > self._policy.restarts_max:
             return None
-        ceiling = min(self._policy.backoff_max, self._policy.backoff_first * 2 ** (count - 1))
+        ceiling = min(self._policy.backoff_max, self._policy.backoff_first * 2.0 ** (count - 1))
         # Half fixed, half random: regions that fell together don't come back together, and none comes back at once.
         return ceiling * (0.5 + 0.5 * self._random.random())

@@ -173,7 +173,7 @@ class Reader(Actor):
 
     def _check(self, batch: Batch, times: list[int]) -> list[int]:
         """Refuse what is no time: a str or None would fail much later, at a place that says nothing."""
-        if set(map(type, times)) == {int} and MIN_TIME < min(times) and max(times) < MAX_TIME:
+        if set(map(type, times)) == {int} and min(times) > MIN_TIME and max(times) < MAX_TIME:
             return times
         for index, time in enumerate(times):
             if type(time) is not int:

@@ -266,7 +266,7 @@ class Ticker(Actor):
             self._sequencer.wake()
 
 
-def _nobody(epoch: int, position: Any, entries: list[Entry]) -> None:
+def _nobody(epoch: int, _position: Any, _entries: list[Entry]) -> None:
     raise AssertionError(f"epoch {epoch} was cut before anyone listened")
 
 

@@ -277,7 +277,7 @@ def choose(sequencing: Sequencing, heads: Mapping[PartitionId, Head], chunk: int
         return key, len(batch)
     rival, rival_rank = ordered[1]
     bound = rival_rank + (1 if key < rival else 0)  # this partition's turn ends when its rank reaches this
-    return key, _records_below(sequencing, key, batch, max(bound, rank + 1), chunk)
+    return key, _records_below(sequencing, batch, max(bound, rank + 1), chunk)
 
 
 def _rank(sequencing: Sequencing, key: PartitionId, head: Head, chunk: int) -> int:
@@ -290,7 +290,7 @@ def _rank(sequencing: Sequencing, key: PartitionId, head: Head, chunk: int) -> i
     return time // sequencing.step
 
 
-def _records_below(sequencing: Sequencing, key: PartitionId, batch: Batch, bound: int, chunk: int) -> int:
+def _records_below(sequencing: Sequencing, batch: Batch, bound: int, chunk: int) -> int:
     """Return how many records of *batch* come before its rank reaches *bound*."""
     if sequencing.step is None:
         # Offsets may be byte positions: a chunk ends at the first record behind its end.

@@ -203,7 +203,7 @@ class Stage(Actor):
             channel.advance(sequence)
 
     def _measure(self, records: int, seconds: float) -> None:
-        """Tell the senders how much of a mailbox this stage, and what is behind it, empties in a checkpoint interval."""
+        """Tell the senders how much this stage, and what is behind it, handles in a checkpoint interval."""
         self._busy += seconds
         self._busy_records += records
         if self._busy >= _MEASURE_SECONDS:
@@ -224,7 +224,7 @@ class Stage(Actor):
             await asyncio.sleep(0)
 
 
-def _nobody(stage: str, epoch: int, deltas: list[Delta]) -> None:
+def _nobody(stage: str, epoch: int, _deltas: list[Delta]) -> None:
     raise AssertionError(f"{stage} handed over epoch {epoch} before anyone listened")
 
 

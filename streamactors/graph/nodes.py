@@ -144,7 +144,7 @@ def check_name(what: str, name: str) -> None:
 
 def caller() -> str:
     """Return ``file.py:line`` of the innermost frame outside this package."""
-    frame = sys._getframe(1)  # noqa: SLF001 - the one way to a caller without building a whole traceback
+    frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

@@ -13,10 +13,12 @@ stream says what it means: ``final()``, one result for each window when nothing 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+
+import msgspec
 
 from streamactors.core.connectors import Sink
 from streamactors.core.times import Duration, duration_ms
@@ -57,26 +59,36 @@ class Stream(Generic[T]):
 
     def map(self, function: Callable[[T], U] | Callable[[T], Awaitable[U]], *, name: str | None = None) -> Stream[U]:
         """Replace each value by ``function(value)``; plain or async. Key, window and timestamp stay."""
-        return self._transform("map", function, transforms.Map, async_transforms.AsyncMap, name)
+        stream: Stream[U] = self._transform("map", function, transforms.Map, async_transforms.AsyncMap, name)
+        return stream
 
     def filter(
         self, function: Callable[[T], object] | Callable[[T], Awaitable[object]], *, name: str | None = None
-    ) -> Stream[T]:
+    ) -> Self:
         """Keep the values for which ``function(value)`` is true; plain or async."""
-        return self._transform(
+        stream: Self = self._transform(
             "filter", function, transforms.Filter, async_transforms.AsyncFilter, name, self.shape.type
         )
+        return stream
 
-    def flat_map(self, function: Callable[[T], Iterable[U]], *, name: str | None = None) -> Stream[U]:
+    def flat_map(
+        self,
+        function: Callable[[T], Iterable[U]] | Callable[[T], Awaitable[Iterable[U]] | AsyncIterable[U]],
+        *,
+        name: str | None = None,
+    ) -> Stream[U]:
         """Replace each value by all that ``function(value)`` gives; each takes key and timestamp of the record."""
         self._require_append("flat_map")
-        return self._transform("flat_map", function, transforms.FlatMap, async_transforms.AsyncFlatMap, name)
+        stream: Stream[U] = self._transform(
+            "flat_map", function, transforms.FlatMap, async_transforms.AsyncFlatMap, name
+        )
+        return stream
 
     def original(self, *, name: str | None = None) -> Stream[Any]:
         """Replace each value by the record that it came from as it stands in the source: its bytes, all fields."""
         self._require_append("original")
         shape = replace(self.shape, type=bytes)
-        return self._stream(self._add("original", name, shape, build=transforms.Originals))
+        return cast("Stream[Any]", self._stream(self._add("original", name, shape, build=transforms.Originals)))
 
     def event_time(
         self,
@@ -126,7 +138,7 @@ class Stream(Generic[T]):
         return Stream(self.graph, node)
 
     def key_by(self, selector: Selector, *, name: str | None = None) -> KeyedStream[T]:
-        """Say which records belong together: a field or a function that gives a str, int, bool, float, bytes or tuple."""
+        """Say which records belong together: by a field, or a function that gives str, int, bytes, a tuple, ...."""
         self._require_append("key_by")
         node = self._add(
             "key_by",
@@ -217,6 +229,19 @@ class Stream(Generic[T]):
 class KeyedStream(Stream[T]):
     """Records with a key. ``map``, ``filter`` and ``flat_map`` keep it."""
 
+    if TYPE_CHECKING:  # at run time Stream's own methods see that there is a key
+
+        def map(
+            self, function: Callable[[T], U] | Callable[[T], Awaitable[U]], *, name: str | None = None
+        ) -> KeyedStream[U]: ...
+
+        def flat_map(
+            self,
+            function: Callable[[T], Iterable[U]] | Callable[[T], Awaitable[Iterable[U]] | AsyncIterable[U]],
+            *,
+            name: str | None = None,
+        ) -> KeyedStream[U]: ...
+
     def window(self, windows: Tumbling, *, name: str | None = None) -> WindowedStream[T]:
         """Cut each key's records into windows of event time."""
         self._require_append("window")
@@ -255,7 +280,7 @@ class KeyedStream(Stream[T]):
 
     def reduce(self, function: Callable[[T, T], T], *, name: str | None = None) -> Results[T]:
         """Keep ``function(so far, value)`` for each key, beginning with its first value."""
-        return self._running(agg.reduce_(function), name)
+        return self._running(agg.reduce_(function, state_type=_struct(self.shape.type)), name)
 
     def map_with_state(
         self,
@@ -347,7 +372,7 @@ class WindowedStream(Generic[T]):
 
     def reduce(self, function: Callable[[T, T], T]) -> Results[T]:
         """Combine the values of each key and window: ``function(so far, value)``, beginning with the first."""
-        return self._compute(agg.reduce_(function))
+        return self._compute(agg.reduce_(function, state_type=_struct(self._stream.shape.type)))
 
     def _compute(self, aggregate: agg.Aggregate) -> Results[Any]:
         stream, early, lateness = self._stream, None if self._only_final else self._early, self._lateness
@@ -395,6 +420,11 @@ class Results(KeyedStream[T]):
             raise refuse(
                 what, caller(), f"{self.node.id} has no windows of its own.", "Call it on the result of a window."
             )
+
+
+def _struct(kind: Any) -> Any:
+    """Return *kind* if values of it need to be told how to come back from state: a struct does, builtins don't."""
+    return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
 
 
 def _shown(ms: int) -> str:

@@ -4,12 +4,12 @@ An epoch is the stretch between two barriers; the checkpoint that ends it is one
 what may happen next; the coordinator makes it happen.
 
     state         entered when                      a crash, or a restart of the region, then means
-    ─────────     ───────────────────────────────   ──────────────────────────────────────────────────────────────────
+    ─────────     ───────────────────────────────   ────────────────────────────────────────────────────────────────
     ALIGNING      the barrier was asked for         the epoch never was; its number is burnt with the attempt
     HANDED_OVER   all members have handed over      the same: nothing is on disk yet
-    COMMITTING    the writer thread has it          the commit is awaited, then: the epoch is, or it never was; never half
-    COMMITTED     the commit has returned           the epoch is; its sinks' output is in it and is committed on recovery
-    SETTLED       every sink's target has answered  the epoch is; recovery finds its stamps in the targets and skips it
+    COMMITTING    the writer thread has it          the commit is awaited: then the epoch is, or never was; never half
+    COMMITTED     the commit has returned           the epoch is; its sinks' output is in it, recovery commits it
+    SETTLED       every sink's target has answered  the epoch is; recovery finds its stamps in the targets, skips it
 
     end of input  a member that ended has handed over for its last epoch with the stream's last barrier; there is no
                   later epoch in this run
@@ -33,7 +33,6 @@ class EpochState(Enum):
     """See the table in the module's header."""
 
     ALIGNING = "aligning"
-    HANDED_OVER = "handed over"
     COMMITTING = "committing"
     COMMITTED = "committed"
     SETTLED = "settled"

@@ -190,12 +190,10 @@ class Job:
         ends = await source.ends(self._world)
         bounded = self._settings.bound is not Bound.LIVE or self._settings.follow is not None
         targets = {}
-        for node in (node for stage in region.stages for node in stage.nodes):
-            if node.sink is not None:
-                partitions = await node.sink.partitions(self._world)
-                target = await node.sink.target(self._world)
-                committer = Committer(node.sink.id, self.name, target)
-                targets[node.sink.id] = Target(node, target, partitions, committer)
+        for sink in (node.sink for stage in region.stages for node in stage.nodes if node.sink is not None):
+            partitions = await sink.partitions(self._world)
+            target = await sink.target(self._world)
+            targets[sink.id] = Target(target, partitions, Committer(sink.id, self.name, target))
         self._targets += targets.values()
         return RegionWorld(
             job=self.name,
@@ -236,9 +234,11 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
             differences.append(f"region {region} is gone")
             continue
         was, now = signature["operators"], wanted[region]["operators"]
-        for operator in sorted(was.keys() | now.keys()):
-            if was.get(operator) != now.get(operator):
-                differences.append(f"{operator} was {was.get(operator, 'not there')}, is {now.get(operator, 'gone')}")
+        differences += [
+            f"{operator} was {was.get(operator, 'not there')}, is {now.get(operator, 'gone')}"
+            for operator in sorted(was.keys() | now.keys())
+            if was.get(operator) != now.get(operator)
+        ]
     return differences
 
 

@@ -42,7 +42,6 @@ _BURNT_EPOCHS = 2
 class Target:
     """A sink's other side; lives as long as the job."""
 
-    node: Node
     target: SinkTarget
     partitions: int
     committer: Committer
