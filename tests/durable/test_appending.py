@@ -189,7 +189,7 @@ async def test_one_writer_at_a_time(world):
     refused = asyncio.create_task(second.append(X))
     while not refused.done():
         await settle()
-        world.clock.advance(30)
+        world.clock.advance(40)
     with pytest.raises(Held, match=r"writer\.lock is in use by process 1"):
         await refused
 

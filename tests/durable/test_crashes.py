@@ -147,7 +147,7 @@ async def test_after_a_reboot_a_reader_waits_for_a_writer_that_is_recovering(wor
         await asyncio.sleep(0)
     assert world.clock.sleeping == 1
     lock.release()
-    world.clock.advance(30)
+    world.clock.advance(40)
     assert await read_all(await opening) == [b"kept"]
 
 

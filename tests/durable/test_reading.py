@@ -169,7 +169,7 @@ async def test_another_processs_appends_are_seen_at_the_next_poll(world):
     world.disk._names[cell].cell = 2  # as another process's store: nobody is called
     await settle()
     assert not waiting.done()
-    world.clock.advance(30)
+    world.clock.advance(40)
     await asyncio.gather(waiting, *others)
     await settle()
     assert world.clock.sleeping == 0, "nobody waits, nothing polls"
