@@ -120,6 +120,8 @@ async def test_a_torn_tail_is_kept_beside_the_segment(world, read_all):
     world.disk.damage(segment, end, b"half a frame")
 
     again = await world.partition()
+    await again.last_stamp("any", "sink")  # opens for writing, appends nothing
+    assert len(world.disk.peek(segment)) == end, "and the segment is cut there before anything is appended"
     await again.append(Records.of([b"next"]))
     torn = next(path for path in world.disk.files() if path.suffix == ".torn")
     assert torn.name == f"{segment.name}.{end}.torn" and world.disk.peek(torn) == b"half a frame"
