@@ -48,7 +48,7 @@ class Actor:
         """Step until there is no more to do or somebody says stop."""
         while not self.stopping:
             self._wake.clear()
-            if not await self.step():
+            if not await self.step() and not self.stopping:
                 await self._wake.wait()
 
     async def step(self) -> bool:

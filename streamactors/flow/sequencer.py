@@ -121,7 +121,7 @@ class Sequencer(Actor):
         """Send one batch or what is due; False when nothing can be sent."""
         if self._barrier is not None:
             self._send_barrier(*self._barrier)
-            return not self.stopping
+            return True
         if self.exhausted or self.held or not all(channel.has_room for channel in self._channels):
             return False
         if self._guide is not None:
