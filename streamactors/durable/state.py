@@ -27,7 +27,7 @@ the operator says that it is new (``born``), or by ``drop``; eviction ends it.
 
 ``drop`` of a large namespace is a mark on its memtable: on commit the namespace's rows are deleted by prefix, before
 what the same epoch put there afterwards. While the mark is pending LMDB still has the old rows, so the namespace must
-stay complete, hence nothing of it is evicted until then.
+stay complete. It does: whatever it holds was put after the drop, stands in a memtable, and is not evicted (K1).
 
 If we crash: dicts are gone, LMDB has the last committed epoch, the records after it come again.
 """
@@ -263,10 +263,7 @@ class KeyedState:
             return
         excess += self._cache_max // 64  # a dict whose front was deleted is slow to begin: not for a few entries
         for namespace, space in self._spaces.items():
-            tables = self._pending(namespace)
-            if any(table.dropped for table in tables):
-                continue
-            held = [table.entries for table in tables]
+            held = [table.entries for table in self._pending(namespace)]
             clean = (key for key in space.live if not any(key in entries for entries in held))
             victims = list(islice(clean, excess))
             for key in victims:
