@@ -34,6 +34,14 @@ def duration_ms(value: Duration) -> int:
     return int(value)
 
 
+def shown(ms: int) -> str:
+    """Return a duration as people write it, in the largest unit that divides it."""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000)):
+        if ms and ms % size == 0:
+            return f"{ms // size}{unit}"
+    return f"{ms}ms"
+
+
 def clamp_time(value: int) -> int:
     """Keep a computed time inside the 64-bit range: beyond it means the end or the start of time."""
     return MAX_TIME if value > MAX_TIME else MIN_TIME if value < MIN_TIME else value

@@ -32,20 +32,22 @@ from typing import Any
 
 from streamactors.core.batch import Window
 from streamactors.core.errors import PipelineError
-from streamactors.core.times import MIN_TIME, clamp_time
+from streamactors.core.times import MIN_TIME, Duration, clamp_time, duration_ms, shown
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Tumbling:
-    """Windows of one size that follow each other without gap, aligned to *offset* from the epoch."""
+    """Windows of one size that follow each other without gap, aligned to *offset*: ``Tumbling("10min")``."""
 
     size: int
     """Length, ms; at least 1."""
 
-    offset: int = 0
+    offset: int
     """Where windows start, ms from a multiple of the size; -size < offset < size."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, size: Duration, offset: Duration = 0) -> None:
+        object.__setattr__(self, "size", duration_ms(size))
+        object.__setattr__(self, "offset", duration_ms(offset))
         if self.size < 1:
             raise PipelineError(f"a window of {self.size} ms holds no instant. Give a size of at least 1 ms.")
         if abs(self.offset) >= self.size:
@@ -53,6 +55,9 @@ class Tumbling:
                 f"a window offset of {self.offset} ms is not inside the size of {self.size} ms: it would mean the "
                 f"same as {self.offset % self.size} ms. Write that."
             )
+
+    def __str__(self) -> str:
+        return f"tumbling {shown(self.size)}" + (f" from {shown(self.offset)}" if self.offset else "")
 
     @property
     def grid(self) -> tuple[int, ...]:

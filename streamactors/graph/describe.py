@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from streamactors.core.times import shown
+
 from .nodes import Node
 from .pipeline import Pipeline
 from .plan import RegionPlan, StagePlan, plan
@@ -18,12 +20,12 @@ def describe(pipeline: Pipeline) -> str:
 def _region(region: RegionPlan) -> list[str]:
     lines = [f"  region {region.id}", f"    readers: one for each partition of {region.source.detail}"]
     lines += [f"      {_node(node)}" for node in region.reader_nodes]
-    if region.event_time is not None:
-        lines.append(f"    sequencer: watermark in steps of {region.step} ms")
+    if region.step is not None:
+        lines.append(f"    sequencer: watermark in steps of {shown(region.step)}")
     else:
         lines.append("    sequencer: no event time")
     if region.clock_period is not None:
-        lines.append(f"      clock marks every {region.clock_period} ms")
+        lines.append(f"      clock marks every {shown(region.clock_period)}")
     for stage in region.stages:
         lines += _stage(stage)
     return lines

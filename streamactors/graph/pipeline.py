@@ -9,7 +9,7 @@ from streamactors.core.connectors import Source
 from streamactors.core.errors import PipelineError
 from streamactors.core.limits import KEY_GROUPS
 
-from .nodes import Graph, Shape, check_name
+from .nodes import Graph, Shape, caller, check_name, refuse
 from .streams import Stream
 
 T = TypeVar("T")
@@ -42,6 +42,9 @@ class Pipeline:
 
     def source(self, source: Source) -> Stream[Any]:
         """Read *source*."""
+        if any(node.source is not None and node.source.id == source.id for node in self.graph.nodes):
+            why = "this pipeline reads it already."
+            raise refuse(f"source {source.id}", caller(), why, "Read it once, and use the stream twice.")
         node = self.graph.add("source", source.id, [], Shape(type=source.type), detail=str(source), source=source)
         return Stream(self.graph, node)
 

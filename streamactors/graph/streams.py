@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 import msgspec
 
 from streamactors.core.connectors import Sink
-from streamactors.core.times import Duration, duration_ms
+from streamactors.core.times import Duration, duration_ms, shown
 from streamactors.flow import aggregates as agg
 from streamactors.flow import async_transforms, transforms
 from streamactors.flow.reader import EventTime
@@ -132,7 +132,7 @@ class Stream(Generic[T]):
             "event_time",
             None,
             replace(self.shape, event_time=True),
-            detail=f"{describe(selector)}, disorder {_shown(event_time.disorder_ms)}",
+            detail=f"{describe(selector)}, disorder {shown(event_time.disorder_ms)}",
         )
         node.event_time = event_time
         return Stream(self.graph, node)
@@ -377,9 +377,9 @@ class WindowedStream(Generic[T]):
     def _compute(self, aggregate: agg.Aggregate) -> Results[Any]:
         stream, early, lateness = self._stream, None if self._only_final else self._early, self._lateness
         build = partial(WindowOperator, self._windows, aggregate, lateness=lateness, early_every=early)
-        detail = f"{self._windows}, {aggregate}, lateness {_shown(lateness)}"
+        detail = f"{self._windows}, {aggregate}, lateness {shown(lateness)}"
         if early is not None:
-            detail += f", early every {_shown(early)}"
+            detail += f", early every {shown(early)}"
         node = stream.graph.add(
             "window",
             self._name,
@@ -425,11 +425,3 @@ class Results(KeyedStream[T]):
 def _struct(kind: Any) -> Any:
     """Return *kind* if values of it need to be told how to come back from state: a struct does, builtins don't."""
     return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
-
-
-def _shown(ms: int) -> str:
-    """Return a duration as people write it."""
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000)):
-        if ms and ms % size == 0:
-            return f"{ms // size}{unit}"
-    return f"{ms}ms"
