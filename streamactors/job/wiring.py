@@ -263,7 +263,7 @@ class _Builder:
         taking.append(emit)
         operator = self._operators[node, part]
         to = taking[0] if len(taking) == 1 else partial(_to_all, taking)
-        setattr(operator, {"out": "emit", "late": "emit_late", "final": "emit"}[output], to)
+        setattr(operator, {"out": "emit", "late": "emit_late", "final": "emit_final"}[output], to)
 
 
 def _feed(node: Node, part: int) -> tuple[Node, int, str]:

@@ -1,0 +1,316 @@
+"""A job as a service embeds it: start, views, checkpoints, drain, stop, restarts, and what is refused."""
+
+import asyncio
+import logging
+import threading
+
+import pytest
+from msgspec import Struct, json
+
+import streamactors as sa
+from streamactors.engine.restarts import RestartPolicy
+
+QUICK = RestartPolicy(restarts_max=2, backoff_first=0.0, backoff_max=0.0)
+
+
+class Event(Struct):
+    user: str
+    at: int
+
+
+def events(count, first=0):
+    return [json.encode({"user": f"u{i % 3}", "at": 1_000 * i}) for i in range(first, first + count)]
+
+
+def counting(name="counts", **more):
+    flow = sa.Pipeline(name, **more)
+    flow.topic("events", Event).key_by("user").count().to_view("counts")
+    return flow
+
+
+async def filled(data_dir, count=9, partitions=1):
+    async with sa.Log(data_dir) as log:
+        topic = await log.create_topic("events", partitions)
+        await topic.append_many(events(count))
+
+
+def settings(**more):
+    return sa.Settings(**{"checkpoint_every_ms": 10_000, "restarts": QUICK, **more})
+
+
+async def run_to_end(flow, data_dir, **more):
+    async with sa.run(flow, data_dir, settings=settings(bound=sa.Bound.UNTIL_END, **more)) as job:
+        await job.wait()
+        return {name: dict(job.views[name].items()) for name in job.views.names()}
+
+
+async def test_after_a_checkpoint_the_view_shows_what_was_read_before_it(data_dir):
+    await filled(data_dir)
+    async with sa.run(counting(), data_dir, settings=settings()) as job:
+        await until_read(job, 9)
+        await job.checkpoint()
+        assert dict(job.views["counts"].items()) == {"u0": 3, "u1": 3, "u2": 3}
+
+
+async def until_read(job, offset):
+    """Wait until the sequencer has numbered everything up to *offset*."""
+    while sum(p.offset for region in job.status().regions for p in region.partitions) < offset:
+        await asyncio.sleep(0)
+
+
+async def test_leaving_the_block_drains(data_dir):
+    await filled(data_dir)
+    async with sa.run(counting(), data_dir, settings=settings()) as job:
+        await until_read(job, 9)
+    assert job.state == "ended"
+    async with sa.run(counting(), data_dir, settings=settings()) as job:
+        assert dict(job.views["counts"].items()) == {"u0": 3, "u1": 3, "u2": 3}
+
+
+async def test_an_exception_in_the_block_stops_without_a_last_checkpoint(data_dir):
+    await filled(data_dir)
+    with pytest.raises(KeyError):
+        async with sa.run(counting(), data_dir, settings=settings()) as job:
+            await until_read(job, 9)
+            raise KeyError
+    async with sa.run(counting(), data_dir, settings=settings()) as job:
+        assert dict(job.views["counts"].items()) == {}
+
+
+async def test_records_appended_by_a_handler_show_after_the_next_checkpoint(data_dir):
+    await filled(data_dir, 0 + 3)
+    async with sa.run(counting(), data_dir, settings=settings(checkpoint_every_ms=5)) as job:
+        topic = await job.log.topic("events")
+        await topic.append_many(events(3))
+        while dict(job.views["counts"].items()) != {"u0": 2, "u1": 2, "u2": 2}:
+            await asyncio.sleep(0)
+
+
+async def test_a_bounded_run_reads_to_the_end_and_the_next_goes_on(data_dir):
+    await filled(data_dir, 4)
+    assert await run_to_end(counting(), data_dir) == {"counts": {"u0": 2, "u1": 1, "u2": 1}}
+    async with sa.Log(data_dir) as log:
+        await (await log.topic("events")).append_many(events(3))
+    assert await run_to_end(counting(), data_dir) == {"counts": {"u0": 3, "u1": 2, "u2": 2}}
+
+
+async def test_a_finished_job_says_so_and_reads_nothing_more(data_dir):
+    await filled(data_dir, 4)
+    async with sa.run(counting(), data_dir, settings=settings(bound=sa.Bound.FINISH)) as job:
+        await job.wait()
+    async with sa.Log(data_dir) as log:
+        await (await log.topic("events")).append_many(events(3))
+    async with sa.run(counting(), data_dir, settings=settings()) as job:
+        await job.wait()
+        assert job.state == "finished"
+        assert dict(job.views["counts"].items()) == {"u0": 2, "u1": 1, "u2": 1}
+
+
+async def test_an_empty_topic_ends_a_bounded_run_at_once(data_dir):
+    async with sa.Log(data_dir) as log:
+        await log.create_topic("events", 3)
+    assert await run_to_end(counting(), data_dir) == {}
+
+
+async def test_a_failing_function_restarts_the_region_and_its_effects_count_once(data_dir):
+    await filled(data_dir, 9)
+    failures = iter([True, True, False])
+
+    def sometimes(event):
+        if event.at == 5_000 and next(failures, False):
+            raise ValueError("not now")
+        return event
+
+    flow = sa.Pipeline("counts")
+    flow.topic("events", Event).map(sometimes).key_by("user").count().to_view("counts")
+    async with sa.run(flow, data_dir, settings=settings(bound=sa.Bound.UNTIL_END)) as job:
+        await job.wait()
+        assert dict(job.views["counts"].items()) == {"u0": 3, "u1": 3, "u2": 3}
+
+
+async def test_a_function_that_always_fails_fails_the_job_and_names_operator_record_and_place(data_dir):
+    await filled(data_dir, 9)
+    flow = sa.Pipeline("counts")
+    flow.topic("events", Event).map(lambda e: 1 // (e.at - 5_000), name="divide").key_by(str).count().to_view("counts")
+    with pytest.raises(sa.JobFailed) as failed:
+        await run_to_end(flow, data_dir)
+    (cause,) = failed.value.exceptions
+    assert isinstance(cause, sa.BadRecord)
+    for part in ["counts/divide", "u2", "events/0 at offset 5", "ZeroDivisionError", "test_runner.py:"]:
+        assert part in str(cause)
+
+
+async def test_a_record_that_can_not_be_decoded_is_named(data_dir):
+    async with sa.Log(data_dir) as log:
+        topic = await log.create_topic("events")
+        await topic.append_many([*events(2), b'{"user": 7}', *events(2)])
+    with pytest.raises(sa.JobFailed) as failed:
+        await run_to_end(counting(), data_dir)
+    assert "events/0 at offset 2" in str(failed.value.exceptions[0])
+
+
+async def test_a_restart_is_logged(data_dir, caplog):
+    await filled(data_dir, 9)
+    failures = iter([True])
+    flow = sa.Pipeline("counts")
+    flow.topic("events", Event).map(lambda e: 1 / 0 if next(failures, False) else e).key_by("user").count().to_view("c")
+    with caplog.at_level(logging.WARNING):
+        await run_to_end(flow, data_dir)
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_two_jobs_run_in_one_loop(data_dir):
+    await filled(data_dir)
+    one, two = counting("one"), counting("two")
+    results = await asyncio.gather(run_to_end(one, data_dir), run_to_end(two, data_dir))
+    assert results[0] == results[1] == {"counts": {"u0": 3, "u1": 3, "u2": 3}}
+
+
+async def test_a_second_start_of_a_running_job_is_refused(data_dir):
+    await filled(data_dir)
+    async with sa.run(counting(), data_dir, settings=settings()) as job:
+        with pytest.raises(sa.Held):
+            async with sa.run(counting(), data_dir):
+                pass
+        assert job.state == "running"
+
+
+async def test_a_missing_topic_is_a_clear_refusal(data_dir):
+    with pytest.raises(sa.UsageError, match="there is no topic events"):
+        async with sa.run(counting(), data_dir):
+            pass
+
+
+async def test_a_preparation_may_make_the_topic(data_dir):
+    flow = counting()
+
+    @flow.before_start
+    async def fill(log):
+        if await log.topic("events") is None:
+            topic = await log.create_topic("events")
+            await topic.append_many(events(3))
+
+    assert await run_to_end(flow, data_dir) == {"counts": {"u0": 1, "u1": 1, "u2": 1}}
+    assert await run_to_end(flow, data_dir) == {"counts": {"u0": 1, "u1": 1, "u2": 1}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (lambda flow, stream: stream.sum("at", name="aggregate").to_view("counts"), "aggregate was"),
+        (lambda flow, stream: stream.count(name="other").to_view("counts"), "other was not there"),
+        (lambda flow, stream: stream.count().to_view("renamed"), "view.counts was view"),
+    ],
+)
+async def test_a_checkpoint_that_does_not_fit_the_pipeline_is_refused(data_dir, changed, named):
+    await filled(data_dir)
+    await run_to_end(counting(), data_dir)
+    flow = sa.Pipeline("counts")
+    changed(flow, flow.topic("events", Event).key_by("user"))
+    with pytest.raises(sa.PipelineError, match=named):
+        await run_to_end(flow, data_dir)
+    assert await run_to_end(counting(), data_dir) == {"counts": {"u0": 3, "u1": 3, "u2": 3}}
+
+
+async def test_another_number_of_parts_does_not_fit_either(data_dir):
+    await filled(data_dir)
+    await run_to_end(counting(), data_dir)
+    with pytest.raises(sa.PipelineError, match="in 2 parts"):
+        await run_to_end(counting(parts=2), data_dir)
+
+
+async def test_no_thread_outlives_the_job(data_dir):
+    await filled(data_dir)
+    before = set(threading.enumerate())
+    await run_to_end(counting(), data_dir)
+    assert set(threading.enumerate()) <= before
+
+
+async def test_no_thread_outlives_a_start_that_was_refused(data_dir):
+    before = set(threading.enumerate())
+    with pytest.raises(sa.UsageError):
+        await run_to_end(counting(), data_dir)
+    assert set(threading.enumerate()) <= before
+
+
+async def test_a_checkpoint_of_a_job_that_has_ended_is_refused(data_dir):
+    await filled(data_dir)
+    async with sa.run(counting(), data_dir, settings=settings(bound=sa.Bound.UNTIL_END)) as job:
+        await job.wait()
+        with pytest.raises(sa.UsageError, match="has ended"):
+            await job.checkpoint()
+
+
+async def test_status_shows_records_mailboxes_and_the_last_checkpoint(data_dir):
+    await filled(data_dir)
+    async with sa.run(counting(), data_dir, settings=settings()) as job:
+        await until_read(job, 9)
+        epochs = await job.checkpoint()
+        (region,) = job.status().regions
+        assert region.checkpoint.epoch == epochs["events"]
+        assert [(p.source, p.partition, p.offset, p.end) for p in region.partitions] == [("events", 0, 9, 9)]
+        stages = {stage.name: stage for stage in region.operators}
+        assert stages["counts/events"].records_in == 9
+        assert stages["counts/view.counts"].mailbox_records == 0
+
+
+async def test_async_functions_are_awaited_in_order(data_dir):
+    await filled(data_dir)
+
+    async def shift(event):
+        await asyncio.sleep(0)
+        return Event(event.user, event.at + 1)
+
+    async def number(event, seen):
+        await asyncio.sleep(0)
+        return [event.at, (seen or 0) + 1], (seen or 0) + 1
+
+    flow = sa.Pipeline("async")
+    flow.topic("events", Event).map(shift).key_by("user").map_with_state(number).to_view("last")
+    assert await run_to_end(flow, data_dir) == {"last": {"u0": [6_001, 3], "u1": [7_001, 3], "u2": [8_001, 3]}}
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_parts_and_partitions_give_equal_tables(data_dir, parts, partitions):
+    await filled(data_dir, 50, partitions)
+    views = await run_to_end(counting(parts=parts), data_dir)
+    assert views == {"counts": {"u0": 17, "u1": 17, "u2": 16}}
+
+
+async def test_every_way_out_of_a_window(data_dir):
+    """Early, on time, corrected, late and final results, from one window operator."""
+    async with sa.Log(data_dir) as log:
+        topic = await log.create_topic("events")
+        times = [1, 5, 12, 3, 25, 4, 40, 2]
+        await topic.append_many([json.encode({"user": "u", "at": at, "extra": at * 10}) for at in times])
+    flow = sa.Pipeline("windows")
+    by_user = flow.topic("events", Event).event_time("at").key_by("user")
+    results = by_user.window(sa.Tumbling(10)).allowed_lateness(20).count()
+    results.to_view("counts")
+    results.final().rows().to_topic("finals")
+    results.changes().to_topic("changes")
+    results.late.original().to_topic("late")
+    await run_to_end(flow, data_dir)
+    async with sa.Log(data_dir) as log:
+        read = {name: await values(log, name) for name in ["finals", "changes", "late"]}
+    assert read["late"] == [{"user": "u", "at": 2, "extra": 20}]
+    assert [(row["window_start"], row["value"]) for row in read["finals"]] == [(0, 4), (10, 1)]
+    assert [(row["window_start"], row["value"], row["kind"]) for row in read["changes"]] == [
+        (0, 2, "on_time"),
+        (0, 3, "correction"),
+        (10, 1, "on_time"),
+        (0, 4, "correction"),
+        (20, 1, "on_time"),
+    ]
+
+
+async def values(log, name):
+    topic = await log.topic(name)
+    found = []
+    for number in range(topic.partitions):
+        reader = topic.partition(number).reader(0)
+        while chunks := await reader.read():
+            found += [json.decode(value) for chunk in chunks for value in chunk.values()]
+        await reader.close()
+    return found
