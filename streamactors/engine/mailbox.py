@@ -19,7 +19,7 @@ Invariants:
   (M3) A signal is delivered once, when it has arrived on every channel, and is the same on each.
 
 The bound follows the receiver: ``pace`` keeps a slow receiver's mailbox to what it handles in about one checkpoint
-interval, so that a barrier never queues for minutes behind a slow sink.
+interval, so that a barrier never queues for minutes behind a slow sink. Until its speed is known it gets one batch.
 
 If we crash: nothing here is stored. What was in a mailbox is read again from the source.
 """
@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from streamactors.core.limits import MAILBOX_BYTES_MAX, MAILBOX_RECORDS_MAX
+from streamactors.core.limits import BATCH_RECORDS_MAX, MAILBOX_BYTES_MAX, MAILBOX_RECORDS_MAX
 from streamactors.core.signals import Signal
 
 Item = tuple[int, Any, int, int]
@@ -52,7 +52,7 @@ class Channel:
         self.progress = progress
         self.records = 0
         self.bytes = 0
-        self.records_max = MAILBOX_RECORDS_MAX
+        self.records_max = BATCH_RECORDS_MAX  # until the receiver's speed is known, it may be slow
         self._items: deque[Item] = deque()
         self._wake_sender = wake_sender
         self._wake_receiver = wake_receiver

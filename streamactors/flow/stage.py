@@ -146,7 +146,7 @@ class Stage(Actor):
                 for entry in self._chain.entries:
                     entry(message)
             self._measure(records, self._clock.monotonic() - started)
-            if any(getattr(durable, "full", False) for durable in self._chain.durables):
+            if any(durable.full for durable in self._chain.durables):
                 self.press()
         else:
             self._on_signal(message)

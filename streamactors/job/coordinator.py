@@ -117,7 +117,7 @@ class Coordinator(Actor):
                     return
                 if self._committing is not None:
                     await self._committing
-                self._committing = asyncio.create_task(self._commit(), name=f"{self.name}: commit")
+                self._committing = asyncio.create_task(self._commit(*self._take()), name=f"{self.name}: commit")
                 self._committing.add_done_callback(lambda _: self.wake())
                 if last:
                     await self._committing
@@ -177,12 +177,24 @@ class Coordinator(Actor):
             self._sequencer.held = True
             self.wake()
 
-    async def _commit(self) -> None:
+    def _take(self) -> tuple[_Gathered, list[asyncio.Future[int | None]]]:
+        """Take what was gathered, and who waits for it: from here on the next epoch may begin."""
         gathered, self._gathered = self._gathered, None
         answers, self._answering = self._answering, []
         assert gathered is not None, "E1: nothing was gathered"
+        self._ledger.commit(gathered.epoch)
+        return gathered, answers
+
+    async def _commit(self, gathered: _Gathered, answers: list[asyncio.Future[int | None]]) -> None:
+        settled: int | None = None
+        try:
+            await self._make_durable(gathered)
+            settled = gathered.epoch
+        finally:
+            _answer(answers, settled)
+
+    async def _make_durable(self, gathered: _Gathered) -> None:
         epoch = gathered.epoch
-        self._ledger.commit(epoch)
         settled = [delta for committer in self._committers for delta in committer.take_settled()]
         checkpoint = Checkpoint(
             region=self._region,
@@ -206,9 +218,6 @@ class Coordinator(Actor):
         if not self._pressed:
             self._sequencer.held = False
             self._sequencer.wake()
-        for answer in answers:
-            if not answer.done():
-                answer.set_result(epoch)
 
     def _raise_if_commit_failed(self) -> None:
         if self._committing is not None and self._committing.done():
@@ -218,6 +227,10 @@ class Coordinator(Actor):
         """Wait for what was handed to the writer's thread or a target; tell who waits that there will be no answer."""
         if self._committing is not None and not self._committing.done():
             await asyncio.wait([self._committing])
-        for answer in [*self._requests, *self._answering]:
-            if not answer.done():
-                answer.set_result(None)
+        _answer([*self._requests, *self._answering], None)
+
+
+def _answer(answers: list[asyncio.Future[int | None]], epoch: int | None) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_result(epoch)
