@@ -78,6 +78,9 @@ class Sequencer(Actor):
         self.held = False
         """Whether numbering waits for a checkpoint, because too much is not durable yet. Barriers pass."""
 
+        self.records = 0
+        """Numbered so far."""
+
         self.on_cut: OnCut = _nobody
         self.on_exhausted: Callable[[], None] = _nothing
         self._readers: dict[PartitionId, Reader] = {reader.partition: reader for reader in readers}
@@ -146,6 +149,7 @@ class Sequencer(Actor):
 
     def _admit(self, key: PartitionId, records: int) -> None:
         batch, end = self._readers[key].take(records)
+        self.records += len(batch)
         for message in self.sequencing.admit(key, batch, end):
             self._send(message, self._outputs[key[0]])
         self._paced_from = None

@@ -22,6 +22,7 @@ from streamactors.core.errors import Held, PipelineError, UsageError
 from streamactors.engine.actor import ActorGroup
 from streamactors.engine.restarts import RestartIntensity
 
+from .status import RegionStatus, region_status
 from .wiring import RegionWorld, RunningRegion, position_of, wire
 
 _FINAL = (PipelineError, UsageError, Held, AssertionError)
@@ -37,6 +38,12 @@ class RegionSupervisor:
         self.running: RunningRegion | None = None
         self.finished = False
         """Whether the region's input is complete: it has been run with ``finish``."""
+
+        self.ended = False
+        """Whether the run has come to its end."""
+
+        self.last: RegionStatus | None = None
+        """What was seen of the last attempt when it ended."""
 
         self.on_running: Callable[[], None] = lambda: None
         self._region = region
@@ -66,6 +73,7 @@ class RegionSupervisor:
                 self._log.warning("region %s failed and starts again in %.2f s: %s", self.id, delay, error)
                 await clock.sleep(delay)
             else:
+                self.ended = True
                 return
 
     def drain(self) -> None:
@@ -100,6 +108,7 @@ class RegionSupervisor:
         try:
             await self._group.run()  # 5, 6
         finally:
+            self.last = region_status(self)
             self.running = self._group = None
 
 

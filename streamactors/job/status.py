@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from streamactors.core.times import MIN_TIME
 from streamactors.flow.reader import Reader
 from streamactors.flow.sequencing import PartitionPosition
 from streamactors.flow.stage import Stage
@@ -57,10 +58,13 @@ class RegionStatus(msgspec.Struct):
 
     id: str
     state: str
-    """``running``, ``restarting``, ``finished``."""
+    """``running``; ``restarting``; ``ended``; ``finished``: its input is complete, by an earlier run."""
 
     attempt: int
     restarts: int
+    records: int
+    """Numbered in this run; those that a restart read again count again."""
+
     watermark: int
     checkpoint: CheckpointStatus
     waiting_for: list[str]
@@ -82,9 +86,11 @@ def region_status(region: RegionSupervisor) -> RegionStatus:
     """Return what is seen of *region* now."""
     running = region.running
     if running is None:
-        state = "finished" if region.finished else "restarting"
+        state = "finished" if region.finished else "ended" if region.ended else "restarting"
+        if region.last is not None:
+            return msgspec.structs.replace(region.last, state=state, restarts=region.restarts)
         nothing = CheckpointStatus(0, 0.0, 0, 0)
-        return RegionStatus(region.id, state, region.attempt, region.restarts, 0, nothing, [], [], [])
+        return RegionStatus(region.id, state, region.attempt, region.restarts, 0, MIN_TIME, nothing, [], [], [])
     report = running.coordinator.report
     sequencing = running.sequencer.sequencing
     return RegionStatus(
@@ -92,6 +98,7 @@ def region_status(region: RegionSupervisor) -> RegionStatus:
         state="running",
         attempt=region.attempt,
         restarts=region.restarts,
+        records=running.sequencer.records + (0 if region.last is None else region.last.records),
         watermark=sequencing.watermark,
         checkpoint=CheckpointStatus(report.epoch, report.ms, report.bytes, report.at_ms),
         waiting_for=sorted(running.coordinator.waiting_for),
