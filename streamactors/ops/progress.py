@@ -1,0 +1,99 @@
+"""How a run is followed: samples of its status, a rate over the last seconds, words for them. Pure.
+
+Durations and lags are written as people say them, instants as ISO 8601 in UTC.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from streamactors.core.times import MAX_TIME, MIN_TIME
+from streamactors.job.status import JobStatus, RegionStatus
+
+from .output import iso_time
+
+RATE_SECONDS = 3.0
+"""The stretch of time over which a rate is taken: short enough to follow, long enough to be read."""
+
+
+@dataclass
+class Rate:
+    """Records a second, over the last RATE_SECONDS."""
+
+    samples: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def add(self, seconds: float, records: int) -> float:
+        """Note that *records* were read until *seconds*; return the rate."""
+        self.samples.append((seconds, records))
+        while len(self.samples) > 2 and self.samples[1][0] <= seconds - RATE_SECONDS:
+            self.samples.popleft()
+        elapsed = seconds - self.samples[0][0]
+        return max(0.0, records - self.samples[0][1]) / elapsed if elapsed > 0 else 0.0
+
+
+def records_of(status: JobStatus) -> int:
+    """Return how many records the run has read."""
+    return sum(region.records for region in status.regions)
+
+
+def restarts_of(status: JobStatus) -> int:
+    """Return how often regions were restarted."""
+    return sum(region.restarts for region in status.regions)
+
+
+def progress_line(region: RegionStatus, rate: float, now_ms: int) -> str:
+    """Return what a region does as one line of a log."""
+    done, end = sum(p.offset for p in region.partitions), sum(p.end for p in region.partitions)
+    share = f" ({done / end:.0%})" if end else ""
+    parts = [f"{rate:,.0f} records/s", f"offset {done:,} of {end:,}{share}", watermark_text(region.watermark, now_ms)]
+    parts += [checkpoint_text(region), f"{region.restarts} restarts"]
+    if region.state != "running":
+        parts.insert(0, region.state)
+    return ", ".join(parts)
+
+
+def checkpoint_text(region: RegionStatus) -> str:
+    """Return the last checkpoint: epoch, ms, bytes."""
+    last = region.checkpoint
+    if not last.epoch:
+        return "no checkpoint yet"
+    if not last.at_ms:
+        return f"epoch {last.epoch}"
+    return f"epoch {last.epoch} in {last.ms:.1f} ms with {last.bytes:,} bytes"
+
+
+def watermark_text(watermark: int, now_ms: int) -> str:
+    """Return where event time is, and how far behind the clock."""
+    if watermark == MIN_TIME:
+        return "no event time yet"
+    if watermark == MAX_TIME:
+        return "event time has ended"
+    return f"watermark {iso_time(watermark)}, {duration_text(now_ms - watermark)} behind"
+
+
+def duration_text(ms: int) -> str:
+    """Return a duration with two or three significant figures: ``1.2 s``, ``15 min``, ``3.4 days``."""
+    size = abs(ms)
+    for unit, unit_ms, until in (
+        ("ms", 1, 1_000),
+        ("s", 1_000, 120_000),
+        ("min", 60_000, 7_200_000),
+        ("h", 3_600_000, 172_800_000),
+        ("days", 86_400_000, 730 * 86_400_000),
+    ):
+        if size < until:
+            number = ms / unit_ms
+            return f"{number:.0f} {unit}" if unit == "ms" or abs(number) >= 10 else f"{number:.1f} {unit}"
+    return f"{ms / (365.25 * 86_400_000):.1f} years"
+
+
+def summary_line(status: JobStatus, how: str, seconds: float) -> str:
+    """Return the last line of a run."""
+    records = records_of(status)
+    epochs = ", ".join(str(region.checkpoint.epoch) for region in status.regions)
+    rate = f", {records / seconds:,.0f} records/s" if seconds > 0 else ""
+    return (
+        f"{status.job}: {how}; {records:,} records in {seconds:.2f} s{rate}; checkpoint {epochs}, "
+        f"{restarts_of(status)} restarts"
+    )

@@ -1,0 +1,272 @@
+"""``streamactors run``: one pipeline, alone in its process.
+
+What belongs to a process and not to the library is here: signals, the event loop, logging, the garbage collector.
+
+How it ends:
+
+    SIGINT or SIGTERM, once     the job drains: nothing more is read, one last checkpoint, exit code 0. While the job
+                                is still starting there is nothing to drain: the start is given up
+    the same again              the process ends at once, 128 + the signal's number; the next run recovers
+    --until-end, --finish       when the durable ends, as they were at the start, are reached
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from streamactors.core.errors import UsageError
+from streamactors.core.times import duration_ms
+from streamactors.flow.sequencer import Bound
+from streamactors.graph.pipeline import Pipeline
+from streamactors.job.runner import Job
+from streamactors.job.runner import run as run_job
+from streamactors.job.settings import Settings
+from streamactors.job.status import JobStatus
+
+from .cli import data_option
+from .failures import OK, SIGNALLED, complain
+from .loading import load
+from .output import say
+from .progress import Rate, progress_line, records_of, summary_line
+
+if TYPE_CHECKING:
+    from .display import Display
+
+FRAME_SECONDS = 0.25
+"""Between two frames of the display: four a second are seen as motion, and cost nothing."""
+
+VIEWS_EVERY_FRAMES = 4
+"""Views are read once a second: it is the one thing in a frame that costs milliseconds."""
+
+LINE_SECONDS = 5.0
+"""Between two log lines while something happens; twelve times as much while nothing does."""
+
+GC_YOUNG_OBJECTS = 50_000
+"""Objects between two young collections. A batch makes some thousands, so at Python's default of 700 to 2,000 each one
+is collected several times while it is in use; hardly anything here is cyclic. A job that embeds us keeps its own."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@click.command()
+@click.argument("target", metavar="FILE.py[:NAME]")
+@data_option
+@click.option("--until-end", is_flag=True, help="Stop at the ends of the input as they are now; windows stay open.")
+@click.option("--finish", is_flag=True, help="The same, but the input is complete: all windows close, for good.")
+@click.option("--checkpoint-every", metavar="TIME", default="200ms", show_default=True, help="Such as 50ms, 1s.")
+@click.option("--no-progress", is_flag=True, help="Log lines instead of the display; as without a terminal.")
+@click.argument("arguments", metavar="[-- ARGS]", nargs=-1, type=click.UNPROCESSED)
+def run(
+    target: str,
+    data_dir: Path,
+    checkpoint_every: str,
+    arguments: tuple[str, ...],
+    *,
+    until_end: bool,
+    finish: bool,
+    no_progress: bool,
+) -> int:
+    """
+    Run the pipeline NAME of FILE.py, or the only one there is, until Ctrl-C.
+
+    NAME may be a function that returns a pipeline. ARGS are the file's sys.argv. Ctrl-C drains: one last checkpoint,
+    then the end; a second one kills. Either way the next run goes on from the last checkpoint.
+    """
+    if until_end and finish:
+        raise UsageError("--until-end and --finish exclude each other: windows stay open, or they close. Give one.")
+    bound = Bound.UNTIL_END if until_end else Bound.FINISH if finish else Bound.LIVE
+    settings = Settings(checkpoint_every_ms=_period(checkpoint_every), bound=bound)
+    pipeline = load(target, arguments)
+    display = _display(pipeline) if not no_progress and sys.stderr.isatty() else None
+    _log_to(display)
+    run = Run(pipeline, data_dir, settings, display)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(run.main())
+
+
+def _period(text: str) -> int:
+    try:
+        period = duration_ms(text)
+    except ValueError as error:
+        raise UsageError(f"--checkpoint-every: {error}") from error
+    if period < 1:
+        raise UsageError(f"--checkpoint-every {text} is not a period. Give at least 1ms.")
+    return period
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # it does not install everywhere, and nothing depends on it
+        return None
+    return uvloop.new_event_loop
+
+
+def _display(pipeline: Pipeline) -> Display:
+    from .display import Display, ViewSpec
+
+    nodes = [node for node in pipeline.graph.nodes if node.view is not None]
+    return Display([ViewSpec(str(node.view), node.shape.windowed) for node in nodes])
+
+
+def _log_to(display: Display | None) -> None:
+    handler = display if display is not None else logging.StreamHandler()
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+@dataclass
+class Run:
+    """One run, from its start to its last line."""
+
+    pipeline: Pipeline
+    data_dir: Path
+    settings: Settings
+    display: Display | None
+    signals: int = 0
+    _main: asyncio.Task[Any] | None = None
+    _job: Job | None = None
+    _draining: asyncio.Task[None] | None = None
+    _rate: Rate = field(default_factory=Rate)
+
+    async def main(self) -> int:
+        """Run to the end; return the exit code."""
+        self._main = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        before = {number: signal.signal(number, self._handler(loop)) for number in _SIGNALS}
+        try:
+            return await self._run()
+        except asyncio.CancelledError:
+            if not self.signals:
+                raise
+            say(f"{self.pipeline.name}: given up while it was starting; nothing was read")
+            return OK
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def _run(self) -> int:
+        try:
+            async with run_job(self.pipeline, self.data_dir, settings=self.settings) as job:
+                self._job, started = job, time.monotonic()
+                _tune_garbage_collection()
+                self._log("started, checkpoint every %d ms, %s", self.settings.checkpoint_every_ms, self._until())
+                watching = asyncio.create_task(self._watch(job))
+                try:
+                    await job.wait()
+                finally:
+                    watching.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await watching
+                status, ended = job.status(), time.monotonic()
+                if self.display is not None:
+                    self.display.show(
+                        status, self._rate.add(time.monotonic(), records_of(status)), _now_ms(), job.views
+                    )
+        finally:
+            if self.display is not None:
+                self.display.stop()
+        say(summary_line(status, self._how(status), ended - started))
+        return OK
+
+    def _until(self) -> str:
+        return {
+            Bound.LIVE: "until Ctrl-C, which drains",
+            Bound.UNTIL_END: "until the ends of the input as they are now",
+            Bound.FINISH: "until the end of the input, which is complete",
+        }[self.settings.bound]
+
+    def _how(self, status: JobStatus) -> str:
+        if status.state == "finished":
+            return "was finished by an earlier run, its input is complete"
+        if self.signals:
+            return "drained"
+        return {Bound.UNTIL_END: "read to the end", Bound.FINISH: "finished"}.get(self.settings.bound, "ended")
+
+    # --- following it ------------------------------------------------------------------------------------------
+
+    async def _watch(self, job: Job) -> None:
+        if self.display is not None:
+            self.display.start()
+            await self._draw(job, self.display)
+        else:
+            await self._write_lines(job)
+
+    async def _draw(self, job: Job, display: Display) -> None:
+        frame = 0
+        while True:
+            status = job.status()
+            rate = self._rate.add(time.monotonic(), records_of(status))
+            display.show(status, rate, _now_ms(), job.views if frame % VIEWS_EVERY_FRAMES == 0 else None)
+            frame += 1
+            await asyncio.sleep(FRAME_SECONDS)
+
+    async def _write_lines(self, job: Job) -> None:
+        said, quiet = -1, 0
+        while True:
+            await asyncio.sleep(LINE_SECONDS)
+            status = job.status()
+            rate = self._rate.add(time.monotonic(), records_of(status))
+            quiet = quiet + 1 if records_of(status) == said else 0
+            if quiet % 12 == 0:
+                for region in status.regions:
+                    logger = logging.getLogger(f"streamactors.{status.job}.{region.id}")
+                    logger.info("%s", progress_line(region, rate, _now_ms()))
+            said = records_of(status)
+
+    def _log(self, message: str, *values: object) -> None:
+        logging.getLogger(f"streamactors.{self.pipeline.name}").info(message, *values)
+
+    # --- signals -----------------------------------------------------------------------------------------------
+
+    def _handler(self, loop: asyncio.AbstractEventLoop) -> Callable[[int, FrameType | None], None]:
+        """Return a handler that works also while a user's function keeps the loop."""
+
+        def on_signal(number: int, _: FrameType | None) -> None:
+            self.signals += 1
+            if self.signals > 1:
+                self._kill(number)
+            loop.call_soon_threadsafe(self._drain)
+
+        return on_signal
+
+    def _drain(self) -> None:
+        if self._job is None:
+            assert self._main is not None, "signals are handled behind the beginning of main"
+            self._main.cancel()
+            return
+        self._log("draining: a last checkpoint, then the end. Once more kills at once")
+        self._draining = asyncio.create_task(self._job.drain())
+        self._draining.add_done_callback(lambda task: task.cancelled() or task.exception())  # main waits for the same
+
+    def _kill(self, number: int) -> NoReturn:
+        if self.display is not None:
+            os.write(2, b"\x1b[?25h\n")  # the cursor, which the display hides
+        complain("killed; the next run goes on from the last checkpoint.")
+        os._exit(SIGNALLED + number)
+
+
+def _tune_garbage_collection() -> None:
+    gc.collect()
+    gc.freeze()  # modules and code stay; no collection needs to look at them again
+    gc.set_threshold(GC_YOUNG_OBJECTS, 20, 20)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
