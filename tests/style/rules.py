@@ -28,6 +28,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def broken_import_direction(module: Module) -> Iterator[str]:
     """(S1), (S2), (S3)."""
     own = module.place[1] if len(module.place) > 1 else None
+    if own == "__main__":
+        own = "ops"  # `python -m streamactors` is the command line
     for name in module.imports() if own is not None else ():
         match own, name:
             case _, ("streamactors",):
