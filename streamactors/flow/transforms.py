@@ -1,7 +1,7 @@
 """Stateless operators: map, filter, flat_map, key_by, and the ways out of an upsert stream.
 
 On an append stream a row is a value. On an upsert stream it is the newest value of a key and window, and two things
-follow (DESIGN.md §3): ``map`` keeps the row's identity and leaves a DELETE alone, and a row that ``filter`` drops has
+follow: ``map`` keeps the row's identity and leaves a DELETE alone, and a row that ``filter`` drops has
 to be taken back, because an earlier result of it may have passed: it becomes a DELETE. A FINAL row is the only one of
 its key and window; nothing went before it, so it just goes.
 
