@@ -24,7 +24,7 @@ from streamactors.core.errors import BadRecord, RecordPlace, UsageError
 from streamactors.core.keys import CanonicalKey, plain_key
 from streamactors.core.limits import APPEND_RECORDS_MAX, BATCH_BYTES_MAX, PENDING_CHUNK_BYTES
 from streamactors.durable.chunk import Chunk
-from streamactors.durable.frames import Column, Records
+from streamactors.durable.frames import Column, Records, line_count
 from streamactors.durable.log import Topic, key_bytes
 from streamactors.durable.partition import Reader
 
@@ -253,7 +253,7 @@ class _TopicWriter:
                 return Column.of(values)
             if self._json is not None and bytes not in kinds:
                 blob = self._json.encode_lines(values)
-                if blob.count(b"\n") == len(values):  # else a msgspec.Raw brought a newline of its own
+                if line_count(blob) == len(values):  # else a msgspec.Raw brought a newline of its own
                     return Column(len(values), blob, None, nonempty=True)
             return Column.of([v if type(v) is bytes else self._encode(v) for v in values])
         except (TypeError, ValueError, OverflowError) as error:

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .frames import Records
+from .frames import Records, line_count
 
 Times = tuple[tuple[int, int], ...]
 """(offset behind the last record with it, append time in ms), ascending."""
+
+_SOUGHT_MAX = 8
+"""Searches through all records that cost about as much as splitting them."""
+
+_GUESSES = 6
+"""Guesses at a line's place: with lines of similar lengths the second is right, and those of wild lengths are walked."""
+
+_NEAR = 8
+"""Lines that are found one by one: as long as another count takes to start."""
 
 
 @dataclass(slots=True)
@@ -21,6 +30,9 @@ class _Content:
     first: int
     records: Records
     times: Times
+    sought: float = 0
+    """Single values that were looked for, each weighed by the share of the records that it was looked for in."""
+
     values: list[bytes] | None = field(default=None, repr=False)
     keys: list[bytes | None] | None = field(default=None, repr=False)
 
@@ -91,9 +103,14 @@ class Chunk:
         return self._content.all_values()[start : start + self.count]
 
     def value(self, offset: int) -> bytes:
-        """Return the value at *offset*. The first call splits the chunk; the others cost an index."""
+        """Return the value at *offset*. Cost: finding its place, for the first few; then the chunk is split for all."""
         assert self.first <= offset < self.end, f"offset {offset} is not in {self!r}"
-        return self._content.all_values()[offset - self._content.first]
+        content = self._content
+        if content.values is None and content.sought < _SOUGHT_MAX and content.records.column.lengths is None:
+            content.sought += self.count / content.records.count
+            start = self._place(offset - self.first)
+            return content.records.column.blob[start : content.records.column.blob.index(b"\n", start)]
+        return content.all_values()[offset - content.first]
 
     def keys(self) -> list[bytes | None]:
         """Return the keys, None for a record without one."""
@@ -129,7 +146,7 @@ class Chunk:
             return self.count
         column = self._content.records.column
         if column.lengths is None:
-            return max(1, column.blob.count(b"\n", self._byte_start, self._byte_start + size))
+            return max(1, line_count(column.blob[self._byte_start : self._byte_start + size]))
         fitting = total = 0
         start = self.first - self._content.first
         for length in column.lengths[start : start + self.count]:
@@ -152,19 +169,24 @@ class Chunk:
 
 def _line_end(blob: bytes, start: int, end: int, count: int, lines: int) -> int:
     """Return the position behind the first *count* of the *lines* lines in ``blob[start:end]``."""
-    missing = count
-    while missing > 8:  # counting is 20 times as fast as finding, so guess a place and count up to it
-        guess = start + max(1, (end - start) * missing // lines)
-        found = blob.count(b"\n", start, guess)
-        if found > missing:
-            end, lines = guess, found
-            if missing * 8 > found * 7:  # guesses that only just overshoot creep: find the rest
-                break
-            continue
-        if not found:
+    place, passed = start, 0  # so many lines end in blob[start:place]
+    # Counting is several times as fast as finding, so guess by the average length, and walk the rest.
+    for _ in range(_GUESSES):
+        missing = count - passed
+        if -_NEAR <= missing <= _NEAR:
             break
-        start = blob.rindex(b"\n", start, guess) + 1
-        missing, lines = missing - found, lines - found
-    for _ in range(missing):
-        start = blob.index(b"\n", start) + 1
-    return start
+        guess = max(start, min(end, place + (end - start) * missing // lines))
+        if guess > place:
+            passed += line_count(blob[place:guess])
+        else:
+            passed -= line_count(blob[guess:place])
+        place = guess
+    while passed < count:
+        place = blob.index(b"\n", place) + 1
+        passed += 1
+    while passed >= count > 0:
+        place = blob.rindex(b"\n", start, place)
+        passed -= 1
+        if passed < count:
+            return place + 1
+    return place if count else start
