@@ -67,6 +67,9 @@ class Operator:
         self.emit: Emit = nowhere
         self.emit_late: Emit = nowhere
         self.emit_final: Emit = nowhere
+        self.records_in = 0
+        self.records_out = 0
+        self.late_records = 0
 
     def open(self, context: OperatorContext) -> None:
         """Take the context: called once, before anything else."""
@@ -92,6 +95,26 @@ class AsyncOperator(Operator):
     async def on_batch_async(self, batch: Batch) -> Batch:
         """Return what the chain behind this operator shall see of *batch*."""
         raise NotImplementedError
+
+
+def counted_in(operator: Operator, take: Emit) -> Emit:
+    """Return *take*, counting what *operator* is given; once a batch."""
+
+    def counting(batch: Batch) -> None:
+        operator.records_in += len(batch.values)
+        take(batch)
+
+    return counting
+
+
+def counted_out(operator: Operator, emit: Emit) -> Emit:
+    """Return *emit*, counting what *operator* gives; once a batch."""
+
+    def counting(batch: Batch) -> None:
+        operator.records_out += len(batch.values)
+        emit(batch)
+
+    return counting
 
 
 def place_of(batch: Batch, index: int) -> RecordPlace | None:

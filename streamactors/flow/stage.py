@@ -63,15 +63,6 @@ class Chain:
     """What the operators keep that must survive."""
 
 
-@dataclass
-class StageCounters:
-    """What a stage counts; written by the stage alone, read by ``job.status()``."""
-
-    records_in: int = 0
-    records_out: int = 0
-    watermark: int = MIN_TIME
-
-
 class Stage(Actor):
     """Run a chain. See the module's header."""
 
@@ -79,7 +70,7 @@ class Stage(Actor):
         super().__init__(name)
         self.inputs: list[Channel] = []
         self.outputs: list[Channel] = []
-        self.counters = StageCounters()
+        self.watermark = MIN_TIME
         self.sequence = 0
         self.hand_over: HandOver = _nobody
         self.press: Callable[[], None] = lambda: None
@@ -99,9 +90,9 @@ class Stage(Actor):
         self._pace: int | None = None
 
     @property
-    def operators(self) -> list[str]:
-        """Names of the operators that are fused here, upstream first."""
-        return [operator.name for operator in self._chain.operators]
+    def operators(self) -> list[Operator]:
+        """The operators that are fused here, upstream first."""
+        return self._chain.operators
 
     def committed(self, epoch: int) -> None:
         """Say that *epoch* is durable; noted between two messages."""
@@ -137,8 +128,8 @@ class Stage(Actor):
         self.sequence, message, records, _ = item
         if isinstance(message, Batch):
             started = self._clock.monotonic()
-            self.counters.records_in += records
             if self._head is not None:
+                self._head.records_in += records
                 batch = await self._head.on_batch_async(message)
                 if batch.values:
                     self._head.emit(batch)
@@ -156,8 +147,8 @@ class Stage(Actor):
         operators = self._chain.operators
         match signal:
             case Watermark(time):
-                assert time >= self.counters.watermark, f"{self.name}: the watermark went back to {time}"
-                self.counters.watermark = time
+                assert time >= self.watermark, f"{self.name}: the watermark went back to {time}"
+                self.watermark = time
                 for operator, hold in zip(operators, self._chain.holds, strict=True):
                     operator.on_watermark(time if time == MAX_TIME else time - hold)
             case ClockMark(time):
@@ -237,7 +228,6 @@ class Forward:
 
     def __call__(self, batch: Batch) -> None:
         """Put *batch* at the stage's place in the sequence."""
-        self.stage.counters.records_out += len(batch)
         self.channel.put(self.stage.sequence, batch, len(batch), batch.bytes)
 
 
@@ -252,7 +242,6 @@ class Shuffle:
     def __call__(self, batch: Batch) -> None:
         """Split *batch* by part, keeping the order within each, and put the pieces."""
         assert batch.keys is not None, f"{self._stage.name}: a shuffle needs keys"
-        self._stage.counters.records_out += len(batch)
         parts = self._parts(batch.keys)
         for part in sorted(set(parts)):
             piece = batch.select([p == part for p in parts])

@@ -83,7 +83,6 @@ class WindowOperator(Operator):
         self.lateness = lateness
         self.early_every = early_every if "out" in outputs else None
         self.outputs = outputs
-        self.late_records = 0
         self._life = Lifecycle(assigner, lateness)
         self._changed: dict[int, set[CanonicalKey]] = {}
         self._period: int | None = None

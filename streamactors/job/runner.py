@@ -106,9 +106,7 @@ class Job:
             names = ", ".join(
                 region.id for task, region in self._tasks.items() if not task.cancelled() and task.exception()
             )
-            raise JobFailed(
-                f"job {self.name} gave up: region {names} failed more often than its restarts allow", failures
-            )
+            raise JobFailed(f"job {self.name} gave up on region {names}: {failures[0]}", failures)
 
     async def drain(self) -> None:
         """Read nothing more, take a last checkpoint, commit the sinks, end. Event time does not move."""
@@ -138,6 +136,8 @@ class Job:
             if task.done():
                 raise UsageError(f"job {self.name} has {self.state}: there is nothing to take a checkpoint of.")
             self._running.clear()
+            if region.running is not None and region.running is not running:
+                continue  # the next attempt began while we looked
             waiting = asyncio.create_task(self._running.wait())
             await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()

@@ -16,14 +16,28 @@ if TYPE_CHECKING:
 
 
 class OperatorStatus(msgspec.Struct):
-    """One stage, with the operators that are fused in it."""
+    """One operator of a stage."""
 
     name: str
-    operators: list[str]
+    """Its path, such as ``quiz-counts/window``."""
+
     records_in: int
     records_out: int
+    """On all its outputs together."""
+
+    late: int
+    """Records that came when their window was gone, since the job first started."""
+
+
+class StageStatus(msgspec.Struct):
+    """One stage: operators that are fused into one actor."""
+
+    name: str
+    operators: list[OperatorStatus]
     mailbox_records: int
     mailbox_records_max: int
+    """What the mailboxes admit now: a slow stage gets less."""
+
     watermark: int
     """ms; the least int64 before there is one."""
 
@@ -71,7 +85,7 @@ class RegionStatus(msgspec.Struct):
     """Who has not handed over the epoch that is being aligned."""
 
     partitions: list[PartitionStatus]
-    operators: list[OperatorStatus]
+    stages: list[StageStatus]
 
 
 class JobStatus(msgspec.Struct):
@@ -103,7 +117,7 @@ def region_status(region: RegionSupervisor) -> RegionStatus:
         checkpoint=CheckpointStatus(report.epoch, report.ms, report.bytes, report.at_ms),
         waiting_for=sorted(running.coordinator.waiting_for),
         partitions=[_partition(reader, sequencing.partitions[reader.partition]) for reader in running.readers],
-        operators=[_stage(stage) for stage in running.stages],
+        stages=[_stage(stage) for stage in running.stages],
     )
 
 
@@ -111,13 +125,14 @@ def _partition(reader: Reader, position: PartitionPosition) -> PartitionStatus:
     return PartitionStatus(position.source, position.partition, position.offset, reader.end, position.idle)
 
 
-def _stage(stage: Stage) -> OperatorStatus:
-    return OperatorStatus(
+def _stage(stage: Stage) -> StageStatus:
+    return StageStatus(
         name=stage.name,
-        operators=stage.operators,
-        records_in=stage.counters.records_in,
-        records_out=stage.counters.records_out,
+        operators=[
+            OperatorStatus(operator.name, operator.records_in, operator.records_out, operator.late_records)
+            for operator in stage.operators
+        ],
         mailbox_records=sum(channel.records for channel in stage.inputs),
         mailbox_records_max=sum(channel.records_max for channel in stage.inputs),
-        watermark=stage.counters.watermark,
+        watermark=stage.watermark,
     )

@@ -21,7 +21,7 @@ from streamactors.durable.store import Restored, Store
 from streamactors.durable.views import ViewBuffer
 from streamactors.engine.actor import Actor
 from streamactors.engine.mailbox import Channel
-from streamactors.flow.operator import Emit, Operator, OperatorContext, nowhere
+from streamactors.flow.operator import Emit, Operator, OperatorContext, counted_in, counted_out, nowhere
 from streamactors.flow.outputs import SinkOperator, ViewOperator
 from streamactors.flow.reader import Reader
 from streamactors.flow.sequencer import Sequencer, Ticker
@@ -211,10 +211,11 @@ class _Builder:
             operator.open(self._context(plan, node, part, hold, chain.durables))
             self._operators[node, part] = operator
             chain.operators.append(operator)
+            take = counted_in(operator, operator.on_batch)
             if node in plan.entries:
-                chain.entries.append(operator.on_batch)
+                chain.entries.append(take)
             else:
-                self._connect(*_feed(node, part), operator.on_batch)
+                self._connect(*_feed(node, part), take)
         return Stage(name, chain, clock=region.world.ports.clock, interval=region.settings.checkpoint_every_ms / 1_000)
 
     async def _operator(self, node: Node, part: int, durables: list[Durable]) -> Operator:
@@ -262,7 +263,7 @@ class _Builder:
         taking = self._outlets.setdefault((node, part, output), [])
         taking.append(emit)
         operator = self._operators[node, part]
-        to = taking[0] if len(taking) == 1 else partial(_to_all, taking)
+        to = counted_out(operator, taking[0] if len(taking) == 1 else partial(_to_all, taking))
         setattr(operator, {"out": "emit", "late": "emit_late", "final": "emit_final"}[output], to)
 
 

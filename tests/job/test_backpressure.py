@@ -80,7 +80,7 @@ async def test_a_slow_operator_holds_back_the_source_and_not_the_checkpoints(dat
             for region in job.status().regions:
                 if region.checkpoint.epoch:
                     epochs.add(region.checkpoint.epoch)
-                mailbox_most = max([mailbox_most, *(stage.mailbox_records for stage in region.operators)])
+                mailbox_most = max([mailbox_most, *(stage.mailbox_records for stage in region.stages)])
             await asyncio.sleep(0.005)
         await waiting
     assert sink.committed == list(range(RECORDS))

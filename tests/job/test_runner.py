@@ -249,8 +249,9 @@ async def test_status_shows_records_mailboxes_and_the_last_checkpoint(data_dir):
         (region,) = job.status().regions
         assert region.checkpoint.epoch == epochs["events"]
         assert [(p.source, p.partition, p.offset, p.end) for p in region.partitions] == [("events", 0, 9, 9)]
-        stages = {stage.name: stage for stage in region.operators}
-        assert stages["counts/events"].records_in == 9
+        stages = {stage.name: stage for stage in region.stages}
+        counted = {op.name: (op.records_in, op.records_out) for stage in region.stages for op in stage.operators}
+        assert counted == {"counts/key_by": (9, 9), "counts/aggregate": (9, 3), "counts/view.counts": (3, 0)}
         assert stages["counts/view.counts"].mailbox_records == 0
 
 
