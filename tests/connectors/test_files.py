@@ -1,0 +1,119 @@
+"""Files as sources: every line once, whatever its end, from any position, and clear words for what is wrong."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+
+import connectors.files as files
+import streamactors as sa
+from connectors.files import JsonLines, TextLines
+
+
+class Event(Struct):
+    user: str
+    n: int
+
+
+async def read_all(source, partition=0, start=0, records_max=3):
+    reader = await source.reader(None, partition, start)
+    rows = []
+    try:
+        while (got := await reader.read(records_max)) is not None:
+            batch, end = got
+            assert 1 <= len(batch) <= records_max
+            rows += zip(batch.offsets, batch.values, batch.originals(), strict=True)
+        assert end == reader.end()
+    finally:
+        await reader.close()
+    return rows
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=20)), st.booleans())
+async def test_every_line_is_read_once_and_any_offset_continues_from_there(tmp_path, lines, unfinished):
+    text = "\n".join(lines) + ("" if unfinished or not lines else "\n")
+    (tmp_path / "f").write_text(text, encoding="utf-8")
+    expected = text.split("\n")
+    if expected[-1] == "":
+        expected.pop()
+    source = TextLines(tmp_path / "f")
+    if not text:
+        return
+    rows = await read_all(source)
+    assert [value for _, value, _ in rows] == expected
+    for index, (offset, _, _) in enumerate(rows):
+        assert await read_all(source, start=offset) == rows[index:]
+
+
+async def test_small_blocks_read_the_same_lines(tmp_path, monkeypatch):
+    (tmp_path / "f").write_bytes(b"".join(b"%d" % n * n + b"\n" for n in range(50)))
+    whole = await read_all(TextLines(tmp_path / "f"))
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 7)
+    assert await read_all(TextLines(tmp_path / "f")) == whole
+
+
+async def test_carriage_returns_are_part_of_the_line_end_only(tmp_path):
+    (tmp_path / "f").write_bytes(b"a\r\nb\rc\r\n")
+    assert [value for _, value, _ in await read_all(TextLines(tmp_path / "f"))] == ["a", "b\rc"]
+
+
+async def test_json_lines_become_values_of_a_type_and_keep_their_originals(tmp_path):
+    (tmp_path / "f.jsonl").write_bytes(b'{"user":"u","n":1,"more":2}\n{"user":"v","n":3}\n')
+    rows = await read_all(JsonLines(tmp_path / "f.jsonl", Event))
+    assert rows == [(0, Event("u", 1), b'{"user":"u","n":1,"more":2}'), (28, Event("v", 3), b'{"user":"v","n":3}')]
+
+
+@pytest.mark.parametrize("line", [b'{"user": 7}', b"", b"{} {}", b"{"])
+async def test_a_line_that_is_no_value_is_named_with_its_place(tmp_path, line):
+    (tmp_path / "f.jsonl").write_bytes(b'{"user":"u","n":1}\n' + line + b"\n")
+    with pytest.raises(sa.BadRecord, match=r"f\.jsonl/0 at offset 19"):
+        await read_all(JsonLines(tmp_path / "f.jsonl", Event))
+
+
+async def test_text_that_is_no_utf_8_is_named_with_its_place(tmp_path):
+    (tmp_path / "f").write_bytes(b"good\nb\xffad\n")
+    with pytest.raises(sa.BadRecord, match="text/0 at offset 5"):
+        await read_all(TextLines(tmp_path / "f"))
+
+
+async def test_a_line_beyond_the_limit_is_refused_instead_of_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 4)
+    monkeypatch.setattr(files, "RECORD_BYTES_MAX", 16)
+    (tmp_path / "f").write_bytes(b"x" * 1_000 + b"\n")
+    with pytest.raises(sa.BadRecord, match="more than 16 bytes"):
+        await read_all(TextLines(tmp_path / "f"))
+
+
+async def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(sa.UsageError, match="there is no file"):
+        await TextLines(tmp_path / "none").ends(None)
+
+
+async def test_a_file_that_became_shorter_is_damage(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc\n")
+    with pytest.raises(sa.Damaged, match="exchanged or"):
+        await TextLines(tmp_path / "f").reader(None, 0, 10)
+
+
+async def test_no_file_at_all_is_refused():
+    with pytest.raises(sa.UsageError, match="at least one"):
+        TextLines()
+
+
+async def test_a_pipeline_reads_several_files_and_goes_on_with_what_was_appended(tmp_path, data_dir):
+    for name, text in [("a", "x y\nx\n"), ("b", "y\n")]:
+        (tmp_path / name).write_text(text)
+
+    async def run():
+        flow = sa.Pipeline("words")
+        lines = flow.text_lines(tmp_path / "a", tmp_path / "b")
+        lines.flat_map(str.split).key_by(None).count().to_view("words")
+        async with sa.run(flow, data_dir, settings=sa.Settings(bound=sa.Bound.UNTIL_END)) as job:
+            await job.wait()
+            return dict(job.views["words"].items())
+
+    assert await run() == {"x": 2, "y": 2}
+    with (tmp_path / "b").open("a") as file:
+        file.write("x z\n")
+    assert await run() == {"x": 3, "y": 2, "z": 1}
