@@ -80,13 +80,14 @@ def draw(status: JobStatus, rate: float, now_ms: int, views: Sequence[TopRows]) 
     parts: list[RenderableType] = [head]
     for region in status.regions:
         parts += _region(region, now_ms)
-    parts += [_view(top) for top in views]
+    for top in views:
+        parts += _view(top)
     return Group(*parts)
 
 
 def _region(region: RegionStatus, now_ms: int) -> list[RenderableType]:
     lines: list[RenderableType] = []
-    restarts = Text(f"{region.restarts} restarts", "bold red" if region.restarts else "")
+    restarts = Text(str(region.restarts), "bold red" if region.restarts else "")
     for name, what in (
         ("event time", Text(watermark_text(region.watermark, now_ms))),
         ("checkpoint", Text(checkpoint_text(region))),
@@ -111,11 +112,10 @@ def _partitions(partitions: Sequence[PartitionStatus]) -> Table:
     return table
 
 
-def _view(top: TopRows) -> Table:
+def _view(top: TopRows) -> list[RenderableType]:
     windowed = top.spec.windowed
-    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left", title_style="bold", show_header=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     of = "newest windows" if windowed else "greatest"
-    table.title = f"view {top.spec.name}: {top.total:,} rows, the {of} first"
     for key, value in top.rows:
         cells = _value_cells(value)
         if windowed and isinstance(key, tuple) and isinstance(key[-1], int):
@@ -123,7 +123,7 @@ def _view(top: TopRows) -> Table:
         else:
             keys = [_text(item) for item in (key if isinstance(key, tuple) else (key,))]
         table.add_row(*(Text("  " + cell if index == 0 else cell) for index, cell in enumerate(keys + cells)))
-    return table
+    return [Text(f"view {top.spec.name}: {top.total:,} rows, the {of} first", "bold"), table]
 
 
 def _value_cells(value: Any) -> list[str]:

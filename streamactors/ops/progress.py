@@ -37,11 +37,6 @@ def records_of(status: JobStatus) -> int:
     return sum(region.records for region in status.regions)
 
 
-def restarts_of(status: JobStatus) -> int:
-    """Return how often regions were restarted."""
-    return sum(region.restarts for region in status.regions)
-
-
 def progress_line(region: RegionStatus, rate: float, now_ms: int) -> str:
     """Return what a region does as one line of a log."""
     done, end = sum(p.offset for p in region.partitions), sum(p.end for p in region.partitions)
@@ -88,12 +83,12 @@ def duration_text(ms: int) -> str:
     return f"{ms / (365.25 * 86_400_000):.1f} years"
 
 
-def summary_line(status: JobStatus, how: str, seconds: float) -> str:
-    """Return the last line of a run."""
+def summary_line(status: JobStatus, how: str, seconds: float, *, rated: bool) -> str:
+    """Return the last line of a run; *rated* where the time was not spent on waiting for input."""
     records = records_of(status)
     epochs = ", ".join(str(region.checkpoint.epoch) for region in status.regions)
-    rate = f", {records / seconds:,.0f} records/s" if seconds > 0 else ""
+    rate = f", {records / seconds:,.0f} records/s" if rated and seconds > 0 else ""
+    restarts = sum(region.restarts for region in status.regions)
     return (
-        f"{status.job}: {how}; {records:,} records in {seconds:.2f} s{rate}; checkpoint {epochs}, "
-        f"{restarts_of(status)} restarts"
+        f"{status.job}: {how}; {records:,} records in {seconds:.2f} s{rate}; checkpoint {epochs}, {restarts} restarts"
     )

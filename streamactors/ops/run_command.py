@@ -165,6 +165,7 @@ class Run:
         try:
             async with run_job(self.pipeline, self.data_dir, settings=self.settings) as job:
                 self._job, started = job, time.monotonic()
+                self._rate.add(started, 0)
                 _tune_garbage_collection()
                 self._log("started, checkpoint every %d ms, %s", self.settings.checkpoint_every_ms, self._until())
                 watching = asyncio.create_task(self._watch(job))
@@ -182,7 +183,8 @@ class Run:
         finally:
             if self.display is not None:
                 self.display.stop()
-        say(summary_line(status, self._how(status), ended - started))
+        bounded = self.settings.bound is not Bound.LIVE and not self.signals
+        say(summary_line(status, self._how(status), ended - started, rated=bounded))
         return OK
 
     def _until(self) -> str:
