@@ -16,11 +16,12 @@ More failures than the policy allows: the failure goes up, with what failed last
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from streamactors.core.errors import Held, PipelineError, UsageError
 from streamactors.engine.actor import ActorGroup
 from streamactors.engine.restarts import RestartIntensity
+from streamactors.flow.sequencing import PartitionId
 
 from .status import RegionStatus, region_status
 from .wiring import RegionWorld, RunningRegion, position_of, wire
@@ -75,6 +76,13 @@ class RegionSupervisor:
             else:
                 self.ended = True
                 return
+
+    def has_read(self, ends: Mapping[PartitionId, int]) -> bool:
+        """Return whether the running attempt has numbered everything up to *ends*."""
+        if self.running is None:
+            return False
+        partitions = self.running.sequencer.sequencing.partitions
+        return all(partitions[key].offset >= end for key, end in ends.items())
 
     def drain(self) -> None:
         """Read nothing more, take a last checkpoint, end."""

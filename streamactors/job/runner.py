@@ -38,6 +38,7 @@ from streamactors.durable.realtime import real_ports
 from streamactors.durable.store import Checkpoint, CommitStats, Store
 from streamactors.durable.views import ViewReader
 from streamactors.flow.sequencer import Bound
+from streamactors.flow.sequencing import PartitionId
 from streamactors.graph.pipeline import Pipeline
 from streamactors.graph.plan import RegionPlan, plan
 
@@ -46,6 +47,9 @@ from .region import RegionSupervisor, state_lane
 from .settings import Settings
 from .status import JobStatus, region_status
 from .wiring import RegionWorld, Target
+
+CATCH_UP_POLL_SECONDS = 0.002
+"""How often ``catch_up`` looks: finer than a checkpoint takes, and only while somebody waits for it."""
 
 VERSION = 1
 """The version of a job; versions side by side come later."""
@@ -126,6 +130,25 @@ class Job:
         """Take a checkpoint now: what was read before the call is durable, and visible, when it returns."""
         return {region.id: await self._checkpoint(region) for region in self._regions}
 
+    async def catch_up(self) -> None:
+        """Return when all that is durable in the sources now is counted, and visible: read your own writes.
+
+        Cost: a checkpoint. A file is read up to the length that it had when the job started.
+        """
+        for region in self._regions:
+            ends: dict[PartitionId, int] = {}
+            while not ends or not region.has_read(ends):
+                if region.running is not None and not ends:
+                    ends = {reader.partition: reader.end for reader in region.running.readers}
+                    continue
+                self._refuse_if_over(region)
+                await self._ports.clock.sleep(CATCH_UP_POLL_SECONDS)
+        await self.checkpoint()
+
+    def _refuse_if_over(self, region: RegionSupervisor) -> None:
+        if next(task for task, other in self._tasks.items() if other is region).done():
+            raise UsageError(f"job {self.name} has {self.state}: nothing is read or checkpointed any more.")
+
     async def _checkpoint(self, region: RegionSupervisor) -> int:
         while True:
             running = region.running
@@ -133,8 +156,7 @@ class Job:
             if epoch is not None:
                 return epoch
             task = next(task for task, other in self._tasks.items() if other is region)
-            if task.done():
-                raise UsageError(f"job {self.name} has {self.state}: there is nothing to take a checkpoint of.")
+            self._refuse_if_over(region)
             self._running.clear()
             if region.running is not None and region.running is not running:
                 continue  # the next attempt began while we looked

@@ -86,6 +86,24 @@ async def test_records_appended_by_a_handler_show_after_the_next_checkpoint(data
             await asyncio.sleep(0)
 
 
+async def test_catching_up_reads_your_own_writes(data_dir):
+    await filled(data_dir, 3)
+    async with sa.run(counting(), data_dir, settings=settings()) as job:
+        topic = await job.log.topic("events")
+        for more in range(1, 4):
+            await topic.append_many(events(3))
+            await job.catch_up()
+            assert job.views["counts"]["u0"] == 1 + more
+
+
+async def test_catching_up_with_a_job_that_has_ended_is_refused(data_dir):
+    await filled(data_dir, 3)
+    async with sa.run(counting(), data_dir, settings=settings(bound=sa.Bound.UNTIL_END)) as job:
+        await job.wait()
+        with pytest.raises(sa.UsageError, match="has ended"):
+            await job.catch_up()
+
+
 async def test_a_bounded_run_reads_to_the_end_and_the_next_goes_on(data_dir):
     await filled(data_dir, 4)
     assert await run_to_end(counting(), data_dir) == {"counts": {"u0": 2, "u1": 1, "u2": 1}}
