@@ -261,12 +261,17 @@ class Reader:
 
     def _take(self, records: int, size: int) -> list[Chunk]:
         taken: list[Chunk] = []
+        goal = records
         while self._ready and records > 0:
             chunk = self._ready.popleft()
-            if taken and chunk.size > size and chunk.count_within(size) == 1:
+            fitting = chunk.count_within(size)
+            count = min(records, fitting)
+            too_large = fitting == 1 and chunk.size > size
+            # To cut a chunk and join the piece to others costs more than a batch that isn't full.
+            full_enough = count < chunk.count and 2 * records < goal
+            if taken and (too_large or full_enough):
                 self._ready.appendleft(chunk)
                 break
-            count = min(records, chunk.count_within(size))
             head, rest = chunk.split(count) if count < chunk.count else (chunk, None)
             if rest is not None:
                 self._ready.appendleft(rest)
