@@ -1,0 +1,102 @@
+"""What a forked child does: a command of ``streamactors``, or one of the few other things that a proof needs.
+
+    {"command": [...], "points": {...}, "batch_records": n, "counter": path}     the command line, as it is
+    {"look": data folder, "job": ..., "times": n}                                read two views in one snapshot, again and again
+    {"hold": data folder, "job": ...}                                            keep a read transaction open until killed
+    {"rows": data folder, "job": ...}                                            how many rows each database has
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import examples.quiz_counts  # noqa: F401 - what the example imports is then there
+import streamactors.ops.append_command
+import streamactors.ops.inspect_commands
+import streamactors.ops.log_commands
+import streamactors.ops.run_command
+from streamactors.core.codec import decode_value, unseal
+from streamactors.durable.store import Store
+from streamactors.durable.views import ViewReader
+from streamactors.ops import cli, run_command
+from tests.crash.points import OutputCounter, Points, install
+
+
+def live(what: dict[str, Any]) -> int:
+    """Do it; return the exit code."""
+    if "command" in what:
+        return _command(what)
+    store = Store.open(Path(what["folder"]), read_only=True)
+    {"look": _look, "hold": _hold, "rows": _rows}[what["do"]](store, what)
+    store.close()
+    return 0
+
+
+def _command(what: dict[str, Any]) -> int:
+    arguments = what["command"]
+    if "points" in what:
+        data = Path(arguments[arguments.index("--data") + 1])
+        install(Points(Path(what["trace"]), data, **what["points"]))
+    if "batch_records" in what:
+        run_command.Settings = partial(run_command.Settings, batch_records=what["batch_records"])  # type: ignore[misc]
+    if "counter" in what:
+        OutputCounter(Path(what["counter"])).install()
+    sys.argv = ["streamactors", *arguments]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def _look(store: Store, what: dict[str, Any]) -> None:
+    """Compare, in one snapshot each time: the two views, and both with how far the region has read."""
+    reader, epoch, looks, changes = ViewReader(store), 0, 0, 0
+    end = time.monotonic() + what["seconds"]
+    while time.monotonic() < end:
+        with store.snapshot() as snapshot, _views(reader, snapshot) as view:
+            left, right = dict(view("left").items()), dict(view("right").items())
+            stored = snapshot.get("regions", what["region"].encode())
+        region = {"epoch": 0, "position": {"partitions": []}} if stored is None else decode_value(unseal(stored, "region"))
+        read = sum(partition["offset"] for partition in region["position"]["partitions"])
+        assert left == right, f"epoch {region['epoch']}: left {left}, right {right}"
+        assert sum(left.values()) == read, f"epoch {region['epoch']}: {sum(left.values())} counted, {read} read"
+        assert region["epoch"] >= epoch, f"epoch {region['epoch']} is shown after {epoch}"
+        changes += region["epoch"] != epoch
+        epoch, looks = region["epoch"], looks + 1
+    print(json.dumps({"looks": looks, "changes": changes}))  # noqa: T201 - the answer
+
+
+def _views(reader: ViewReader, snapshot: Any) -> Any:
+    from contextlib import nullcontext
+
+    from streamactors.durable.views import View
+
+    return nullcontext(lambda name: View(name, lambda: nullcontext(snapshot)))
+
+
+def _hold(store: Store, what: dict[str, Any]) -> None:
+    with store.snapshot():
+        print("held", flush=True)  # noqa: T201 - the answer
+        time.sleep(1_000)  # until killed
+
+
+def _rows(store: Store, what: dict[str, Any]) -> None:
+    """Print how many rows each database has, and the epochs of pending rows."""
+    with store.snapshot() as snapshot:
+        rows = {name: snapshot.count(name) for name in snapshot.databases()}
+        pending = {
+            name: sorted({int.from_bytes(key[:8], "big") for key, _ in snapshot.scan(name)})
+            for name in rows
+            if name.startswith("pending:")
+        }
+        regions = {key.decode(): decode_value(unseal(value, "region")) for key, value in snapshot.scan("regions")}
+    epochs = {region: stored["epoch"] for region, stored in regions.items()}
+    print(json.dumps({"rows": rows, "pending": pending, "epochs": epochs}))  # noqa: T201 - the answer
+
+

@@ -1,0 +1,106 @@
+"""The hunt: find all points, and kill a process at each of them.
+
+    1. two lives of each command without a kill list the points: the first in an empty folder, the second in a used one
+    2. the sweep: one folder after the other; in each, life after life dies at the next point of the list that no
+       process has died at. What the list does not hold (recovery's own calls) joins it when it is first reached
+    3. points that were not reached in passing: a new folder for each, with the lives before it repeated as they were
+       when it was first seen
+    4. at random: any point, any time that it is reached
+
+Each folder ends with ``World.finish``, which compares everything.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from tests.crash.lives import Life, Plan, World
+from tests.crash.processes import Server
+
+Target = tuple[str, str]
+"""(command, point)"""
+
+LIVES_A_FOLDER = 10
+RECORDS_FIRST, RECORDS_MORE = 240, 60
+
+
+@dataclass(slots=True)
+class Step:
+    """One life: which command, and where it dies."""
+
+    kind: str
+    plan: Plan | None = None
+
+
+@dataclass
+class Hunt:
+    """One hunt. See the module's header."""
+
+    server: Server
+    folder: Path
+    partitions: int
+    random: Random
+    seen: dict[Target, list[Step]] = field(default_factory=dict)
+    """Each point that was ever reached, and the lives in the folder before the first one that did."""
+
+    most: Counter[Target] = field(default_factory=Counter)
+    """How often a life has reached a point."""
+
+    kills: Counter[Target] = field(default_factory=Counter)
+    folders: int = 0
+
+    def list_points(self) -> None:
+        """Step 1."""
+        self._folder([Step("append"), Step("run"), Step("append"), Step("run")])
+
+    def sweep(self) -> None:
+        """Steps 2 and 3."""
+        tried: set[Target] = set()
+        while ahead := [target for target in self.seen if target not in self.kills and target not in tried]:
+            tried.update(ahead[:LIVES_A_FOLDER])
+            steps = [Step(kind, Plan(label)) for kind, label in ahead[:LIVES_A_FOLDER]]
+            self._folder(steps if steps[0].kind == "append" else [Step("append"), *steps])
+        while missed := [target for target in self.seen if target not in self.kills]:
+            kind, label = missed[0]
+            self._folder([*self.seen[missed[0]], Step(kind, Plan(label))])
+            assert missed[0] in self.kills, f"{missed[0]} was reached once, behind {self.seen[missed[0]]}, and not again"
+
+    def at_random(self, kills: int) -> None:
+        """Step 4: until there were so many more."""
+        wanted = self.kills.total() + kills
+        while self.kills.total() < wanted:
+            steps = [Step("append")]
+            for target in self.random.choices(list(self.seen), k=self.random.randint(1, LIVES_A_FOLDER)):
+                steps.append(Step(target[0], Plan(target[1], self.random.randint(1, self.most[target]))))
+            self._folder(steps)
+
+    def _folder(self, steps: list[Step]) -> None:
+        """Live through *steps* in a new folder, and compare."""
+        self.folders += 1
+        seed = self.random.getrandbits(32)
+        world = World(self.server, self.folder / str(self.folders), self.partitions, Random(seed))
+        done: list[Step] = []
+        try:
+            for step in steps:
+                if step.kind == "run" and done and done[-1].kind == "run":
+                    world.append(RECORDS_MORE)
+                self._note(self._live(world, step, first=not done), done)
+                done.append(step)
+            world.finish()
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nfolder {world.data}, seed {seed}, lives: {done}, then {steps[len(done):][:1]}") from error
+        self.kills.update(world.kills)
+
+    def _live(self, world: World, step: Step, *, first: bool) -> Life:
+        if step.kind == "append":
+            return world.append(RECORDS_FIRST if first else RECORDS_MORE, step.plan)
+        return world.run(step.plan)
+
+    def _note(self, life: Life, before: list[Step]) -> None:
+        for label, count in Counter(life.reached).items():
+            target = (life.kind, label)
+            self.seen.setdefault(target, list(before))
+            self.most[target] = max(self.most[target], count)

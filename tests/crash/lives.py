@@ -1,0 +1,178 @@
+"""A data folder in which processes live and die, and what must be true of it in the end.
+
+A *world* is one folder with the quiz example in it. Its lives are ``streamactors log append`` and ``streamactors run``
+with points (points.py); each may be killed at one. ``finish`` runs the job to its end without a kill, and then
+everything is compared:
+
+    views and late topic     are the oracle's, to the byte and in order
+    the log                  every line that an append answered for is there, once; of an append that was killed, each
+                             partition has its share or nothing
+    no garbage               no unfinished file; a .torn file only for a write that was killed halfway; pending output
+                             of no epoch but the last; state only of windows that are not gone
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.crash.points import KILLED
+from tests.crash.processes import Child, Server
+from tests.crash.quiz_input import Submissions
+from tests.oracle import quiz_oracle
+
+JOB = "quiz-counts"
+SMALL_BATCH = 4
+"""Records: a few hundred are then many batches, and at a checkpoint each millisecond several epochs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Die at the n-th time that a point is reached."""
+
+    label: str
+    nth: int = 1
+
+
+@dataclass(slots=True)
+class Life:
+    """One that has ended."""
+
+    kind: str
+    reached: list[str]
+    killed: bool
+
+
+class World:
+    """See the module's header."""
+
+    def __init__(self, server: Server, folder: Path, partitions: int, random: Random) -> None:
+        folder.mkdir(parents=True)
+        self.data = folder / "data"
+        self.kills: Counter[tuple[str, str]] = Counter()
+        """(command, point) at which a process died."""
+
+        self._server = server
+        self._partitions = partitions
+        self._input = Submissions(random)
+        self._folder = folder
+        self._lives = 0
+        self._answered: list[bytes] = []
+        self._unanswered: list[list[bytes]] = []
+
+    # --- lives ---------------------------------------------------------------------------------------------------
+
+    def append(self, records: int, plan: Plan | None = None) -> Life:
+        """Append new submissions."""
+        lines = self._input.take(records)
+        source = self._folder / "lines.jsonl"
+        source.write_bytes(b"\n".join([*lines, b""]))
+        with source.open("rb") as stdin:
+            life = self._live(
+                ["log", "append", "--data", str(self.data), "submissions", "--key", "quiz_id"]
+                + ["--partitions", str(self._partitions)],
+                plan,
+                stdin=stdin.fileno(),
+            )
+        if life.killed:
+            self._unanswered.append(lines)
+        else:
+            self._answered += lines
+        return life
+
+    def run(self, plan: Plan | None = None, *, small: bool = True) -> Life:
+        """Run the job to the end of its input."""
+        return self._live(run_arguments(self.data), plan, batch_records=SMALL_BATCH if small else 1_024)
+
+    def _live(self, command: list[str], plan: Plan | None, *, stdin: int | None = None, **more: Any) -> Life:
+        self._lives += 1
+        trace = self._folder / f"{self._lives}.trace"
+        points = {} if plan is None else {"label": plan.label, "nth": plan.nth}
+        child = self._server.start({"command": command, "points": points, "trace": str(trace), **more}, stdin=stdin)
+        code = child.wait()
+        reached = trace.read_text().splitlines()
+        kind = command[1] if command[0] == "log" else command[0]
+        death = [line.removeprefix(KILLED) for line in reached if line.startswith(KILLED)]
+        if code == 0:
+            assert not death, f"{child} ended well and died at {death}"
+        else:
+            assert code == -9 and plan is not None and death == [plan.label], ended_badly(child, code)
+            self.kills[kind, plan.label] += 1
+        return Life(kind, [line for line in reached if not line.startswith(KILLED)], bool(death))
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Run to the end, twice, and compare everything."""
+        self.append(20)
+        self.run(small=False)
+        self.append(20)  # and another epoch, which deletes the pending output of the one before
+        self.run(small=False)
+        self.check()
+
+    def check(self) -> None:
+        """Compare everything; the job was just run to the end."""
+        records = quiz_oracle.read_topic(self._server.command, self.data, "submissions")
+        self._check_log(records)
+        found = quiz_oracle.differences(self.data, self._server.command)
+        assert not found, "\n".join(found[:20])
+        journal = quiz_oracle.read_journal(self._server.command, self.data)
+        if self._partitions == 1 and not any(entry["kind"] in {"idle", "pace"} for entry in journal):
+            found = quiz_oracle.differences(self.data, self._server.command, with_journal=False)
+            assert not found, "\n".join(["without the journal:", *found[:20]])
+        self._check_garbage(quiz_oracle.compute(records, journal))
+
+    def _check_log(self, records: list[list[bytes]]) -> None:
+        times = Counter(line for partition in records for line in partition)
+        twice = [line for line, count in times.items() if count > 1]
+        assert not twice, f"appended more than once: {twice[:5]}"
+        lost = [line for line in self._answered if line not in times]
+        assert not lost, f"{len(lost)} lines were answered for and are not there, such as {lost[0]!r}"
+        where = {line: number for number, partition in enumerate(records) for line in partition}
+        home = {quiz_of(line): number for line, number in where.items()}  # a quiz is in one partition
+        for lines in self._unanswered:
+            shares = {home[quiz_of(line)] for line in lines if line in where}
+            torn = [line for line in lines if line not in where and home.get(quiz_of(line)) in shares]
+            assert not torn, f"of a killed append, partitions {shares} have a part of their share, not {torn[:5]}"
+        known = set(self._answered).union(*self._unanswered)
+        strange = [line for line in times if line not in known]
+        assert not strange, f"in the log and never sent: {strange[:5]}"
+
+    def _check_garbage(self, quiz: quiz_oracle.Quiz) -> None:
+        stored = rows_of(self._server, self.data, JOB)
+        epoch = stored["epochs"]["submissions"]
+        assert all(set(epochs) <= {epoch} for epochs in stored["pending"].values()), f"at epoch {epoch}: {stored}"
+        assert stored["rows"]["state:window:windows"] == len(quiz.held), f"{len(quiz.held)} are held: {stored}"
+        assert stored["rows"]["state:window:changed"] == 0, stored
+        files = [path.name for path in self.data.rglob("*")]
+        assert not [name for name in files if name.endswith(".new")], files
+        halfway = sum(count for (_, label), count in self.kills.items() if label.startswith("halfway"))
+        torn = [name for name in files if name.endswith(".torn")]
+        assert len(torn) <= halfway, f"{torn} after {halfway} writes that were killed halfway"
+
+
+def run_arguments(data: Path, *flags: str, every: str = "1ms", file: str = "examples/quiz_counts.py") -> list[str]:
+    """Return the command that runs the quiz example, which makes no input of its own."""
+    how = flags or ("--until-end",)
+    return ["run", file, "--data", str(data), "--no-progress", "--checkpoint-every", every, *how, "--", "0"]
+
+
+def rows_of(server: Server, data: Path, job: str) -> dict[str, Any]:
+    """Return what the job's store holds; see child.py."""
+    folder = data / "jobs" / job / "v1"
+    answer: dict[str, Any] = json.loads(server.start({"do": "rows", "folder": str(folder)}).done())
+    return answer
+
+
+def ended_badly(child: Child, code: int) -> str:
+    """Say what is known of a process that did not end as it should."""
+    return f"{child} ended with {code}; on standard error:\n{child.err}"
+
+
+def quiz_of(line: bytes) -> str:
+    """Return the key of a submission."""
+    return str(json.loads(line)["quiz_id"])
