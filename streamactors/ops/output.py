@@ -20,8 +20,11 @@ _GAP = "  "
 
 
 def write(data: bytes) -> None:
-    """Write *data* behind what was written before."""
-    sys.stdout.buffer.write(data)
+    """Write all of *data* behind what was written before."""
+    # With PYTHONUNBUFFERED the stream is the bare file, whose write may take less than it is given.
+    rest = memoryview(data)
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest) :]
 
 
 def flush() -> None:
