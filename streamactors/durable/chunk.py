@@ -13,8 +13,8 @@ from .frames import Records, line_count
 Times = tuple[tuple[int, int], ...]
 """(offset behind the last record with it, append time in ms), ascending."""
 
-_SOUGHT_MAX = 8
-"""Searches through all records that cost about as much as splitting them."""
+_SOUGHT_SHARE = 16
+"""One value in this many is looked for by itself; to look for more costs more than splitting."""
 
 _GUESSES = 6
 """Guesses at a line's place: with lines of similar lengths the second is right, and those of wild lengths are walked."""
@@ -30,8 +30,11 @@ class _Content:
     first: int
     records: Records
     times: Times
-    sought: float = 0
-    """Single values that were looked for, each weighed by the share of the records that it was looked for in."""
+    sought: int = 0
+    """Single values that were looked for."""
+
+    known: tuple[int, int] = (0, 0)
+    """The record that was looked for last, and where it begins."""
 
     values: list[bytes] | None = field(default=None, repr=False)
     keys: list[bytes | None] | None = field(default=None, repr=False)
@@ -40,6 +43,16 @@ class _Content:
         if self.values is None:
             self.values = self.records.column.values()  # type: ignore[assignment]  # no value is None, only keys are
         return self.values  # type: ignore[return-value]
+
+    def value(self, index: int) -> bytes:
+        column = self.records.column
+        if self.values is not None or column.lengths is not None or self.sought * _SOUGHT_SHARE > column.count:
+            return self.all_values()[index]
+        self.sought += 1
+        before, start = self.known if self.known[0] <= index else (0, 0)
+        start = _line_end(column.blob, start, len(column.blob), index - before, column.count - before)
+        self.known = index, start
+        return column.blob[start : column.blob.index(b"\n", start)]
 
     def all_keys(self) -> list[bytes | None]:
         if self.keys is None:
@@ -103,14 +116,9 @@ class Chunk:
         return self._content.all_values()[start : start + self.count]
 
     def value(self, offset: int) -> bytes:
-        """Return the value at *offset*. Cost: finding its place, for the first few; then the chunk is split for all."""
+        """Return the value at *offset*. The first few are looked for, from the one before; then the chunk is split."""
         assert self.first <= offset < self.end, f"offset {offset} is not in {self!r}"
-        content = self._content
-        if content.values is None and content.sought < _SOUGHT_MAX and content.records.column.lengths is None:
-            content.sought += self.count / content.records.count
-            start = self._place(offset - self.first)
-            return content.records.column.blob[start : content.records.column.blob.index(b"\n", start)]
-        return content.all_values()[offset - content.first]
+        return self._content.value(offset - self._content.first)
 
     def keys(self) -> list[bytes | None]:
         """Return the keys, None for a record without one."""
