@@ -130,6 +130,7 @@ class Reader(Actor):
             return False
         if self._waiting is not None:
             if not self._waiting.done():
+                self._note_quiet()
                 return False
             self._waiting.result()
             self._waiting = None
@@ -151,11 +152,15 @@ class Reader(Actor):
         return batch.slice(0, keep), self._end
 
     def _wait(self) -> None:
-        if self.quiet_since is None and not self._ready:
-            self.quiet_since = self._clock.monotonic()
+        self._note_quiet()
         self._waiting = asyncio.create_task(self._source.wait(), name=f"{self.name}: wait")
         self._waiting.add_done_callback(lambda _: self.wake())
         self.notify()
+
+    def _note_quiet(self) -> None:
+        # Quiet begins when all that was read is taken, not when the end was met: a full mailbox is no idleness.
+        if self.quiet_since is None and not self._ready:
+            self.quiet_since = self._clock.monotonic()
 
     async def _prepare(self, batch: Batch) -> Batch:
         for operator in self._chain:

@@ -1,0 +1,132 @@
+"""The reader: reads ahead, assigns event time, stops at its bounds, and keeps what came from one record together."""
+
+import asyncio
+
+import pytest
+
+import streamactors as sa
+from connectors.memory import Items
+from streamactors.core.limits import READ_AHEAD_BATCHES
+from streamactors.durable.realtime import RealClock
+from streamactors.flow.operator import OperatorContext
+from streamactors.flow.reader import EventTime, Reader
+from streamactors.flow.transforms import Filter, FlatMap, Map
+
+
+async def reader_of(values, *, start=0, end=None, chain=(), event_time=None, batch_records=4):
+    for operator in chain:
+        operator.open(OperatorContext("p/op", None, None))
+    source = await Items(values).reader(None, 0, start)
+    return Reader(
+        "p/reader[0]",
+        ("items", 0),
+        source,
+        start=start,
+        end=end,
+        chain=list(chain),
+        event_time=event_time,
+        batch_records=batch_records,
+        clock=RealClock(),
+    )
+
+
+async def read_all(reader, take=1_000):
+    """Take all batches as the sequencer would; return (rows, end offset) of each."""
+    running, taken = asyncio.create_task(reader.run()), []
+    try:
+        while True:
+            head = reader.head()
+            if head is None:
+                if running.done():
+                    running.result()
+                return taken
+            if head.batch is None:
+                await asyncio.sleep(0)
+                if running.done():
+                    running.result()
+                continue
+            batch, end = reader.take(take)
+            taken.append((list(zip(batch.offsets, batch.values, strict=True)), end))
+    finally:
+        reader.stop()
+        if not running.done():
+            await running
+
+
+async def test_everything_is_read_in_order_with_the_offset_behind_each_batch():
+    taken = await read_all(await reader_of([10, 11, 12, 13, 14, 15]))
+    assert taken == [([(0, 10), (1, 11), (2, 12), (3, 13)], 4), ([(4, 14), (5, 15)], 6)]
+
+
+async def test_a_reader_starts_where_the_checkpoint_says():
+    assert await read_all(await reader_of([10, 11, 12], start=2)) == [([(2, 12)], 3)]
+
+
+async def test_a_bounded_reader_stops_at_its_end():
+    reader = await reader_of([10, 11, 12, 13, 14], end=3)
+    assert await read_all(reader) == [([(0, 10), (1, 11), (2, 12)], 3)]
+    assert reader.exhausted
+
+
+async def test_a_reader_reads_no_further_ahead_than_its_limit():
+    reader = await reader_of(list(range(100)))
+    running = asyncio.create_task(reader.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(reader._ready) == READ_AHEAD_BATCHES
+    reader.stop()
+    await running
+
+
+async def test_what_comes_before_event_time_runs_in_the_reader():
+    chain = [Map(lambda n: n + 1), Filter(lambda n: n % 2)]
+    event_time = EventTime(lambda n: n * 100, disorder_ms=0, idle_after_ms=None)
+    reader = await reader_of([0, 1, 2, 3], chain=chain, event_time=event_time)
+    running = asyncio.create_task(reader.run())
+    while not reader._ready:
+        await asyncio.sleep(0)
+    batch, end = reader.take(10)
+    assert (batch.values, batch.timestamps, list(batch.offsets), end) == ([1, 3], [100, 300], [0, 2], 4)
+    reader.stop()
+    await running
+
+
+async def test_a_flat_map_that_makes_many_batches_of_one_loses_none():
+    reader = await reader_of([3_000, 2], chain=[FlatMap(lambda n: range(n))])
+    rows = [row for batch, _ in await read_all(reader) for row in batch]
+    assert rows == [(0, n) for n in range(3_000)] + [(1, 0), (1, 1)]
+
+
+async def test_values_that_came_from_one_record_stay_together():
+    """Positions and the journal count source records: a cut inside one could not be written down."""
+    reader = await reader_of([1, 3, 2], chain=[FlatMap(lambda n: [n] * n)])
+    taken = await read_all(reader, take=2)
+    assert [([offset for offset, _ in rows], end) for rows, end in taken] == [([0, 1, 1, 1], 2), ([2, 2], 3)]
+
+
+async def test_a_batch_of_which_nothing_is_left_still_moves_the_offset():
+    reader = await reader_of([1, 2, 3], chain=[Filter(lambda n: False)])
+    assert await read_all(reader) == [([], 3)]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("12:00", "is a str"), (None, "is a NoneType"), (1.5, "is a float"), (True, "is a bool"), (2**63, "64 bits")],
+)
+async def test_an_event_time_that_is_none_names_the_record(value, words):
+    event_time = EventTime(None, disorder_ms=0, idle_after_ms=None)
+    with pytest.raises(sa.BadRecord, match=f"items/0 at offset 1.*{words}"):
+        await read_all(await reader_of([5, value, 6], event_time=event_time))
+
+
+async def test_a_reader_that_waits_at_the_end_says_since_when_and_stops_when_told():
+    reader = await reader_of([1])
+    running = asyncio.create_task(reader.run())
+    while not reader._ready:
+        await asyncio.sleep(0)
+    reader.take(10)
+    while reader.quiet_since is None:
+        await asyncio.sleep(0)
+    assert reader.head() is None
+    reader.stop()
+    await running
