@@ -23,7 +23,7 @@ from streamactors.durable.views import ViewReader
 from streamactors.job.status import JobStatus, PartitionStatus, RegionStatus
 
 from .output import iso_time, to_json
-from .progress import checkpoint_text, records_of, watermark_text
+from .progress import checkpoint_text, late_of, records_of, watermark_text
 
 ROWS_SHOWN = 3
 """Rows of each view: enough to see it move, few enough that several views fit."""
@@ -91,6 +91,7 @@ def _region(region: RegionStatus, now_ms: int) -> list[RenderableType]:
     for name, what in (
         ("event time", Text(watermark_text(region.watermark, now_ms))),
         ("checkpoint", Text(checkpoint_text(region))),
+        ("late", Text(f"{late_of(region):,}")),
         ("restarts", restarts if region.state == "running" else Text.assemble(restarts, f" ({region.state})")),
     ):
         lines.append(Text.assemble((f"  {name:<11}", "dim"), what))

@@ -37,12 +37,17 @@ def records_of(status: JobStatus) -> int:
     return sum(region.records for region in status.regions)
 
 
+def late_of(region: RegionStatus) -> int:
+    """Return how many records came too late for their windows, since the job first started."""
+    return sum(operator.late for stage in region.stages for operator in stage.operators)
+
+
 def progress_line(region: RegionStatus, rate: float, now_ms: int) -> str:
     """Return what a region does as one line of a log."""
     done, end = sum(p.offset for p in region.partitions), sum(p.end for p in region.partitions)
     share = f" ({done / end:.0%})" if end else ""
     parts = [f"{rate:,.0f} records/s", f"offset {done:,} of {end:,}{share}", watermark_text(region.watermark, now_ms)]
-    parts += [checkpoint_text(region), f"{region.restarts} restarts"]
+    parts += [checkpoint_text(region), f"{late_of(region):,} late", f"{region.restarts} restarts"]
     if region.state != "running":
         parts.insert(0, region.state)
     return ", ".join(parts)

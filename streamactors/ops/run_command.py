@@ -91,7 +91,7 @@ def run(
     bound = Bound.UNTIL_END if until_end else Bound.FINISH if finish else Bound.LIVE
     settings = Settings(checkpoint_every_ms=_period(checkpoint_every), bound=bound)
     pipeline = load(target, arguments)
-    display = _display(pipeline) if not no_progress and sys.stderr.isatty() else None
+    display = None if no_progress or not _is_terminal() else _display(pipeline)
     _log_to(display)
     run = Run(pipeline, data_dir, settings, display)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -106,6 +106,11 @@ def _period(text: str) -> int:
     if period < 1:
         raise UsageError(f"--checkpoint-every {text} is not a period. Give at least 1ms.")
     return period
+
+
+def _is_terminal() -> bool:
+    """Whether standard error can be drawn on."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -76,7 +76,7 @@ def spawn():
         process = subprocess.Popen(
             [sys.executable, "-m", "streamactors", *map(str, arguments)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
             **options,
         )
         processes.append(process)

@@ -143,7 +143,14 @@ def test_no_lines_are_no_piece():
 
 @pytest.mark.parametrize(
     ("value", "key"),
-    [('"algebra"', b"algebra"), ("7", b"7"), ("1.0", b"1.0"), ("null", b"null"), ("[1, 2]", b"[1,2]"), ('"é"', "é".encode())],
+    [
+        ('"algebra"', b"algebra"),
+        ("7", b"7"),
+        ("1.0", b"1.0"),
+        ("null", b"null"),
+        ("[1, 2]", b"[1,2]"),
+        ('"é"', "é".encode()),
+    ],
 )
 def test_the_key_of_a_line_is_its_text_or_json(value, key):
     lines, bad = checked(f'{{"x": 0, "id": {value}}}\n'.encode(), "id")

@@ -1,6 +1,5 @@
 import asyncio
 import json
-import os
 import signal
 import subprocess
 
@@ -81,9 +80,7 @@ def test_only_so_many_bad_lines_are_named(command, data_dir):
 @pytest.mark.parametrize("how", ["file", "pipe"])
 def test_a_key_decides_the_partition(command, data_dir, how):
     standard_input = {"file": THREE} if how == "file" else {"pipe": [THREE]}
-    answer = command(
-        "log", "append", "--data", data_dir, "t", "--partitions", "4", "--key", "id", **standard_input
-    )
+    answer = command("log", "append", "--data", data_dir, "t", "--partitions", "4", "--key", "id", **standard_input)
     assert answer.out == b"appended 3 lines to t (4 partitions), durable\n"
 
     rows = values(command("log", "read", "--data", data_dir, "t", "--meta"))
