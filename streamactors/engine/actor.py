@@ -63,7 +63,8 @@ class Actor:
     async def wait_woken_or(self, clock: Clock, seconds: float) -> None:
         """Return at the next wake-up, or after *seconds*."""
         alarm = asyncio.create_task(clock.sleep(seconds), name=f"{self.name}: alarm")
-        alarm.add_done_callback(lambda _: self.wake())
+        # A cancelled alarm must not wake: its owner would look, set the next alarm, cancel that, and never rest.
+        alarm.add_done_callback(lambda alarm: None if alarm.cancelled() else self.wake())
         try:
             await self.wait_woken()
         finally:
