@@ -15,7 +15,8 @@ Rule 3. A live run and a replay from a journal share this class. They differ in 
     horizon    = reach rounded down to the step, never going back
     watermark  = horizon - 1
 
-When all partitions are idle, the reach goes on at the pace of the clock, from where it was.
+When the last partition falls idle, the reach is that of the latest one: in whatever order they fell silent, none holds
+back what the others have brought (so does Flink). From there it goes on at the pace of the clock.
 
 Invariants:
 
@@ -141,10 +142,9 @@ class Sequencing:
     def idle(self, source: PartitionId) -> Iterator[Message]:
         """A partition no longer holds back the watermark, until its next record."""
         if not self.partitions[source].idle:
-            before = self.reach
             self.partitions[source].idle = True
             self.journal.append(("idle", *source))
-            yield from self._advance(max(self.reach, before))
+            yield from self._advance(self.reach_when_idle if self.all_idle else self.reach)
 
     @property
     def all_idle(self) -> bool:

@@ -60,9 +60,13 @@ class Plain:
 
     def advance(self):
         active = [self.greatest[p] for p in self.greatest if p not in self.idle]
-        if not active or None in active:
+        if not active:
+            reach = max((g for g in self.greatest.values() if g is not None), default=None)
+        else:
+            reach = None if None in active else min(active)
+        if reach is None:
             return []
-        horizon = (min(active) - self.disorder) // STEP * STEP
+        horizon = (reach - self.disorder) // STEP * STEP
         if self.horizon is not None and horizon <= self.horizon:
             return []
         self.horizon = horizon
@@ -111,6 +115,13 @@ def test_an_idle_partition_leaves_the_minimum_until_its_next_record():
     assert admit(sequence, 1, [32]) == [[32]]
     assert admit(sequence, 0, [200]) == [[200]]  # partition 1 holds it back again
     assert sequence.watermark == 99
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_when_all_have_fallen_idle_the_latest_decides_in_whatever_order_they_fell(order):
+    sequence = sequencing(partitions=2)
+    admit(sequence, 0, [25])
+    assert [message for number in order for message in sequence.idle(("s", number))] == [Watermark(19)]
 
 
 def test_a_partition_that_falls_idle_twice_is_noted_once():
