@@ -169,7 +169,9 @@ def corrected(flow):
     ],
 )
 def test_an_append_only_consumer_of_corrections_is_refused_and_told_what_to_say(consumer):
-    with pytest.raises(sa.PipelineError, match=r"at test_plan\.py:\d+: (window|map) .* replace earlier ones.*\.final\(\)"):
+    with pytest.raises(
+        sa.PipelineError, match=r"at test_plan\.py:\d+: (window|map) .* replace earlier ones.*\.final\(\)"
+    ):
         consumer(corrected(pipeline()))
 
 
