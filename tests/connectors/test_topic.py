@@ -152,4 +152,7 @@ async def test_a_value_over_several_lines_is_one_value(data_dir):
 
 
 async def test_raw_values_come_as_they_are(data_dir):
-    assert [v for _, v, _ in await read(data_dir, TopicSource("t", encoding="raw"), [b"\xff\n", b""])] == [b"\xff\n", b""]
+    assert [v for _, v, _ in await read(data_dir, TopicSource("t", encoding="raw"), [b"\xff\n", b""])] == [
+        b"\xff\n",
+        b"",
+    ]
