@@ -5,8 +5,8 @@ with points (points.py); each may be killed at one. ``finish`` runs the job to i
 everything is compared:
 
     views and late topic     are the oracle's, to the byte and in order
-    the log                  every line that an append answered for is there, once; of an append that was killed, each
-                             partition has its share or nothing
+    the log                  every line that an append answered for is there, once; what an append that was killed
+                             leaves in a partition is what it was given first; of a file that is one chunk, all or nothing
     no garbage               no unfinished file; a .torn file only for a write that was killed halfway; pending output
                              of no epoch but the last; state only of windows that are not gone
 """
@@ -50,7 +50,7 @@ class Life:
 class World:
     """See the module's header."""
 
-    def __init__(self, server: Server, folder: Path, partitions: int, random: Random) -> None:
+    def __init__(self, server: Server, folder: Path, partitions: int, random: Random, *, late: float = 0.1) -> None:
         folder.mkdir(parents=True)
         self.data = folder / "data"
         self.kills: Counter[tuple[str, str]] = Counter()
@@ -58,30 +58,27 @@ class World:
 
         self._server = server
         self._partitions = partitions
-        self._input = Submissions(random)
+        self.input = Submissions(random, late=late)
         self._folder = folder
         self._lives = 0
-        self._answered: list[bytes] = []
-        self._unanswered: list[list[bytes]] = []
+        self.answered: list[bytes] = []
+        self.unanswered: list[tuple[list[bytes], bool]] = []
+        """What was given to appends that were killed, and whether each is one chunk."""
+
 
     # --- lives ---------------------------------------------------------------------------------------------------
 
     def append(self, records: int, plan: Plan | None = None) -> Life:
         """Append new submissions."""
-        lines = self._input.take(records)
+        lines = self.input.take(records)
         source = self._folder / "lines.jsonl"
         source.write_bytes(b"\n".join([*lines, b""]))
         with source.open("rb") as stdin:
-            life = self._live(
-                ["log", "append", "--data", str(self.data), "submissions", "--key", "quiz_id"]
-                + ["--partitions", str(self._partitions)],
-                plan,
-                stdin=stdin.fileno(),
-            )
+            life = self._live(append_arguments(self.data, self._partitions), plan, stdin=stdin.fileno())
         if life.killed:
-            self._unanswered.append(lines)
+            self.unanswered.append((lines, True))
         else:
-            self._answered += lines
+            self.answered += lines
         return life
 
     def run(self, plan: Plan | None = None, *, small: bool = True) -> Life:
@@ -116,31 +113,40 @@ class World:
 
     def check(self) -> None:
         """Compare everything; the job was just run to the end."""
-        records = quiz_oracle.read_topic(self._server.command, self.data, "submissions")
-        self._check_log(records)
-        found = quiz_oracle.differences(self.data, self._server.command)
+        shown = quiz_oracle.read_all(self.data, self._server.command)
+        self._check_log(shown.records)
+        quiz = quiz_oracle.compute(shown.records, shown.journal)
+        found = quiz_oracle.differences(shown, quiz)
         assert not found, "\n".join(found[:20])
-        journal = quiz_oracle.read_journal(self._server.command, self.data)
-        if self._partitions == 1 and not any(entry["kind"] in {"idle", "pace"} for entry in journal):
-            found = quiz_oracle.differences(self.data, self._server.command, with_journal=False)
+        if self._partitions == 1 and not any(entry["kind"] in {"idle", "pace"} for entry in shown.journal):
+            found = quiz_oracle.differences(shown, quiz_oracle.compute(shown.records, None))
             assert not found, "\n".join(["without the journal:", *found[:20]])
-        self._check_garbage(quiz_oracle.compute(records, journal))
+        self._check_garbage(quiz)
 
     def _check_log(self, records: list[list[bytes]]) -> None:
         times = Counter(line for partition in records for line in partition)
+        for partition in records:
+            arrivals = [json.loads(line)["arrival"] for line in partition]
+            assert arrivals == sorted(arrivals), "the order of a partition is not the order of the appends"
         twice = [line for line, count in times.items() if count > 1]
         assert not twice, f"appended more than once: {twice[:5]}"
-        lost = [line for line in self._answered if line not in times]
+        lost = [line for line in self.answered if line not in times]
         assert not lost, f"{len(lost)} lines were answered for and are not there, such as {lost[0]!r}"
         where = {line: number for number, partition in enumerate(records) for line in partition}
         home = {quiz_of(line): number for line, number in where.items()}  # a quiz is in one partition
-        for lines in self._unanswered:
-            shares = {home[quiz_of(line)] for line in lines if line in where}
-            torn = [line for line in lines if line not in where and home.get(quiz_of(line)) in shares]
-            assert not torn, f"of a killed append, partitions {shares} have a part of their share, not {torn[:5]}"
-        known = set(self._answered).union(*self._unanswered)
+        for lines, whole in self.unanswered:
+            self._check_killed_append(lines, whole, records)
+        known = set(self.answered).union(*(lines for lines, _ in self.unanswered))
         strange = [line for line in times if line not in known]
         assert not strange, f"in the log and never sent: {strange[:5]}"
+
+    def _check_killed_append(self, lines: list[bytes], whole: bool, records: list[list[bytes]]) -> None:
+        where = {line: number for number, partition in enumerate(records) for line in partition}
+        home = {quiz_of(line): number for line, number in where.items()}  # a quiz is in one partition
+        for number in range(len(records)):
+            there = [line in where for line in lines if home.get(quiz_of(line)) == number]
+            assert there == sorted(there, reverse=True), f"partition {number} has a hole in what a killed append was given"
+            assert not whole or len(set(there)) < 2, f"partition {number} has {sum(there)} of {len(there)} of one chunk"
 
     def _check_garbage(self, quiz: quiz_oracle.Quiz) -> None:
         stored = rows_of(self._server, self.data, JOB)
@@ -155,10 +161,16 @@ class World:
         assert len(torn) <= halfway, f"{torn} after {halfway} writes that were killed halfway"
 
 
-def run_arguments(data: Path, *flags: str, every: str = "1ms", file: str = "examples/quiz_counts.py") -> list[str]:
-    """Return the command that runs the quiz example, which makes no input of its own."""
-    how = flags or ("--until-end",)
-    return ["run", file, "--data", str(data), "--no-progress", "--checkpoint-every", every, *how, "--", "0"]
+def append_arguments(data: Path, partitions: int) -> list[str]:
+    """Return the command that appends submissions from standard input."""
+    return ["log", "append", "--data", str(data), "submissions", "--key", "quiz_id", "--partitions", str(partitions)]
+
+
+def run_arguments(data: Path, *, live: bool = False, every: str = "1ms") -> list[str]:
+    """Return the command that runs the quiz example, which is told to make no input of its own."""
+    bound = [] if live else ["--until-end"]
+    how = ["--data", str(data), "--no-progress", "--checkpoint-every", every, *bound]
+    return ["run", "examples/quiz_counts.py", *how, "--", "0"]
 
 
 def rows_of(server: Server, data: Path, job: str) -> dict[str, Any]:

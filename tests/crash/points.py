@@ -145,6 +145,7 @@ class OutputCounter:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         if not path.exists():
             path.write_bytes(bytes(24))
         with path.open("r+b") as file:

@@ -12,6 +12,7 @@ If the test dies, the server reads the end of its socket, kills its children and
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -146,6 +147,7 @@ def serve(connection: socket.socket) -> None:
     """Start and reap children until the other side is gone."""
     from tests.crash import child
 
+    gc.freeze()  # children then share the pages of what is imported
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)

@@ -34,6 +34,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,28 @@ def read_view(command: Command, data: Path, name: str) -> dict[Any, Any]:
 def read_journal(command: Command, data: Path) -> list[dict[str, Any]]:
     """Return the journal's entries."""
     return [json.loads(line) for line in command("journal", "--data", str(data), "--json").splitlines()]
+
+
+@dataclass
+class Shown:
+    """All that was read."""
+
+    records: list[list[bytes]]
+    late: list[list[bytes]]
+    counts: dict[Any, Any]
+    totals: dict[Any, Any]
+    journal: list[dict[str, Any]]
+
+
+def read_all(data: Path, command: Command = command_line) -> Shown:
+    """Read all that is compared."""
+    return Shown(
+        records=read_topic(command, data, "submissions"),
+        late=read_topic(command, data, "late"),
+        counts=read_view(command, data, "quiz_counts"),
+        totals=read_view(command, data, "quiz_totals"),
+        journal=read_journal(command, data),
+    )
 
 
 # Computing. -----------------------------------------------------------------------------------------------------------
@@ -181,22 +204,16 @@ def compute(records: list[list[bytes]], journal: list[dict[str, Any]] | None) ->
     return quiz
 
 
-def differences(
-    data: Path, command: Command = command_line, *, with_journal: bool = True, to_end: bool = True
-) -> list[str]:
-    """Return what differs between what is shown and what must be; *to_end*: everything was read."""
-    records = read_topic(command, data, "submissions")
-    quiz = compute(records, read_journal(command, data) if with_journal else None)
-    late = read_topic(command, data, "late")
-    assert len(late) <= 1, f"the late topic has {len(late)} partitions"
-    found = [
-        *_differing("quiz_counts", read_view(command, data, "quiz_counts"), quiz.counts),
-        *_differing("quiz_totals", read_view(command, data, "quiz_totals"), quiz.totals),
-        *_differing("late", dict(enumerate(late[0] if late else [])), dict(enumerate(quiz.late))),
+def differences(shown: Shown, quiz: Quiz) -> list[str]:
+    """Return what differs between what is shown and what must be, behind a run that read everything."""
+    assert len(shown.late) <= 1, f"the late topic has {len(shown.late)} partitions"
+    late = shown.late[0] if shown.late else []
+    return [
+        *_differing("quiz_counts", shown.counts, quiz.counts),
+        *_differing("quiz_totals", shown.totals, quiz.totals),
+        *_differing("late", dict(enumerate(late)), dict(enumerate(quiz.late))),
+        *_differing("offsets read", dict(enumerate(quiz.read)), dict(enumerate(map(len, shown.records)))),
     ]
-    if to_end:
-        found += _differing("offsets read", dict(enumerate(quiz.read)), dict(enumerate(map(len, records))))
-    return found
 
 
 def _differing(what: str, shown: dict[Any, Any], wanted: dict[Any, Any]) -> list[str]:
@@ -214,7 +231,8 @@ def main() -> int:
     parser.add_argument("data", type=Path, metavar="DIR")
     parser.add_argument("--without-journal", action="store_true", help="follow the log; for one partition")
     options = parser.parse_args()
-    found = differences(options.data, with_journal=not options.without_journal)
+    shown = read_all(options.data)
+    found = differences(shown, compute(shown.records, None if options.without_journal else shown.journal))
     for difference in found[:20]:
         print(difference)  # noqa: T201 - it is a program
     print(f"{len(found)} differences")  # noqa: T201 - see above
