@@ -56,7 +56,7 @@ class Origin(Protocol):
 class Batch:
     """Columns of equal length. See the module's header for what each holds."""
 
-    __slots__ = ("bytes", "keys", "kinds", "offsets", "origin", "timestamps", "values", "windows")
+    __slots__ = ("_time_bounds", "bytes", "keys", "kinds", "offsets", "origin", "timestamps", "values", "windows")
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Batch:
         self.windows = windows
         self.kinds = kinds
         self.bytes = bytes
+        self._time_bounds: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -86,11 +87,21 @@ class Batch:
         place = f"{self.origin.source}/{self.origin.partition}" if self.origin is not None else "-"
         return f"Batch({len(self.values)} from {place})"
 
+    @property
+    def time_bounds(self) -> tuple[int, int]:
+        """The least and the greatest timestamp. Cost: two passes in C, once for all who share the column."""
+        if self._time_bounds is None:
+            assert self.timestamps, f"{self!r} has no timestamps"
+            self._time_bounds = min(self.timestamps), max(self.timestamps)
+        return self._time_bounds
+
     def replace(self, **columns: Any) -> Batch:
         """Return a batch with some columns exchanged, sharing the others."""
         new = Batch.__new__(Batch)
         for name in Batch.__slots__:
             setattr(new, name, columns[name] if name in columns else getattr(self, name))
+        if "timestamps" in columns:
+            new._time_bounds = None  # noqa: SLF001 - a batch of our own
         return new
 
     def slice(self, start: int, end: int) -> Batch:

@@ -16,6 +16,7 @@ is salted per process and decides nothing that lasts.
 
 from __future__ import annotations
 
+from operator import countOf
 from typing import Any
 from zlib import crc32
 
@@ -27,7 +28,7 @@ from .limits import KEY_GROUPS
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder().decode
 _SCALARS = (type(None), bool, int, float, str, bytes)
-_PLAIN = ({str}, {int})
+_PLAIN = (str, int)
 
 
 class Key:
@@ -59,7 +60,8 @@ CanonicalKey = str | int | Key
 
 def canonical_keys(keys: list[Any]) -> list[CanonicalKey]:
     """Return a column of canonical keys. Cost: one pass in C when all are str, or all are int."""
-    if set(map(type, keys)) in _PLAIN:
+    kind = type(keys[0]) if keys else str
+    if kind in _PLAIN and countOf(map(type, keys), kind) == len(keys):
         return keys
     return list(map(canonical_key, keys))
 

@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import countOf
 
 from streamactors.core.batch import Batch
 from streamactors.core.connectors import SourceReader
@@ -173,20 +174,23 @@ class Reader(Actor):
             if not batch.values:
                 return batch
         if self._times is not None and batch.values:
-            batch = batch.replace(timestamps=self._check(batch, self._times(self.name, batch)))
+            batch = self._checked(batch.replace(timestamps=self._times(self.name, batch)))
         return batch
 
-    def _check(self, batch: Batch, times: list[int]) -> list[int]:
+    def _checked(self, batch: Batch) -> Batch:
         """Refuse what is no time: a str or None would fail much later, at a place that says nothing."""
-        if set(map(type, times)) == {int} and min(times) > MIN_TIME and max(times) < MAX_TIME:
-            return times
+        times = batch.timestamps or []
+        if countOf(map(type, times), int) == len(times):
+            least, greatest = batch.time_bounds
+            if MIN_TIME < least and greatest < MAX_TIME:
+                return batch
         for index, time in enumerate(times):
             if type(time) is not int:
                 reason = f"event time {time!r} is a {type(time).__name__}; give int milliseconds since the epoch"
                 raise bad_record(self.name, batch, index, TypeError(reason))
             if not MIN_TIME < time < MAX_TIME:
                 raise bad_record(self.name, batch, index, ValueError(f"event time {time} is outside 64 bits"))
-        return times
+        return batch
 
 
 def _nobody() -> None:

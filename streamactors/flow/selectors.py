@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction
-from operator import attrgetter, itemgetter, length_hint
+from operator import attrgetter, countOf, itemgetter, length_hint
 from typing import Any
 
 from streamactors.core.batch import Batch
@@ -77,17 +77,23 @@ def _called(function: Callable[[Any], Any], name: str, batch: Batch) -> list[Any
 
 
 def _field(field: str, name: str, batch: Batch) -> list[Any]:
-    kinds = set(map(type, batch.values))
-    getters = {kind: itemgetter(field) if issubclass(kind, Mapping) else attrgetter(field) for kind in kinds}
+    if not batch.values:
+        return []
     rows = iter(batch.values)
+    kind = type(batch.values[0])
     try:
-        if len(getters) == 1:
-            return list(map(getters.popitem()[1], rows))
+        if countOf(map(type, batch.values), kind) == len(batch.values):
+            return list(map(_getter(field, kind), rows))
+        getters = {kind: _getter(field, kind) for kind in set(map(type, batch.values))}
         return [getters[type(row)](row) for row in rows]
     except (AttributeError, LookupError, TypeError) as error:
         index = len(batch.values) - length_hint(rows) - 1
         row = batch.values[index]
         raise BadRecord(name, place_of(batch, index), row, f"it has no field {field!r}{_fields(row)}.") from error
+
+
+def _getter(field: str, kind: type) -> Callable[[Any], Any]:
+    return itemgetter(field) if issubclass(kind, Mapping) else attrgetter(field)
 
 
 def _fields(row: Any) -> str:

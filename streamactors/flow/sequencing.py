@@ -122,7 +122,7 @@ class Sequencing:
         others = min(
             (_reach(p) for p in self.partitions.values() if p is not partition and not p.idle), default=MAX_TIME
         )
-        last, start = max(times), 0
+        last, start = batch.time_bounds[1], 0
         # (While another partition has brought nothing yet, ``others`` is MIN_TIME: event time can't have begun.)
         while others != MIN_TIME and min(max(partition.time_max, last) - partition.disorder, others) >= _next(
             self.position.horizon, step

@@ -29,7 +29,6 @@ If we crash: all of it goes back to one epoch together. A result that was emitte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from streamactors.core.batch import Batch, Kind
@@ -118,14 +117,14 @@ class WindowOperator(Operator):
         if not batch.values:
             return
         timestamps = batch.timestamps
-        newest = self.assigner.start(max(timestamps))
+        oldest_time, newest_time = batch.time_bounds
+        newest = self.assigner.start(newest_time)
         if not self._silent(newest):
             self._route(batch, self.assigner.split(timestamps))
-        elif min(timestamps) >= newest:
+        elif oldest_time >= newest:
             self._fold(newest, Piece(self.name, batch.keys, batch))
         else:
-            older = [time < newest for time in timestamps]
-            self._fold_around(batch, newest, list(compress(range(len(timestamps)), older)))
+            self._fold_around(batch, newest, [row for row, time in enumerate(timestamps) if time < newest])
 
     def _silent(self, start: int) -> bool:
         """Return whether a record of this window shows only at a signal."""
