@@ -182,7 +182,7 @@ class Reader(Actor):
         times = batch.timestamps or []
         if countOf(map(type, times), int) == len(times):
             least, greatest = batch.time_bounds
-            if MIN_TIME < least and greatest < MAX_TIME:
+            if least > MIN_TIME and greatest < MAX_TIME:
                 return batch
         for index, time in enumerate(times):
             if type(time) is not int:
