@@ -62,20 +62,25 @@ def broken_connector_import(module: Module) -> Iterator[str]:
 
 
 def broken_root(module: Module) -> Iterator[str]:
-    """(S5)."""
+    """(S5). Imports under TYPE_CHECKING count: names may be imported when they are first used, by __getattr__."""
     imported: set[str] = set()
     exported: set[str] = set()
-    for node in module.tree.body:
+    statements = list(module.tree.body)
+    for node in statements:
         match node:
             case ast.Expr(value=ast.Constant(value=str())):
                 pass
-            case ast.ImportFrom(module="__future__"):
+            case ast.ImportFrom(module="__future__" | "typing" | "importlib"):
                 pass
             case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
                 imported |= {alias.asname or alias.name for alias in aliases}
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=body, orelse=[]):
+                statements += body
             case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
                 exported = set(ast.literal_eval(value))
-            case ast.Assign(targets=[ast.Name(id="__version__")]):
+            case ast.Assign(targets=[ast.Name(id="__version__" | "_HOMES")]):
+                pass
+            case ast.FunctionDef(name="__getattr__" | "__dir__"):
                 pass
             case _:
                 yield f"{module}:{node.lineno} does something; the root only re-exports"
