@@ -56,7 +56,7 @@ class ManualClock:
 
 
 class SimClock:
-    """The virtual time of a SimLoop. *check* is called first by each method, and may raise: a dead process has no time."""
+    """The virtual time of a SimLoop. *check* is called around each sleep and may raise: a dead process has no time."""
 
     def __init__(self, loop: SimLoop, check: Callable[[], None] = lambda: None) -> None:
         self._loop = loop

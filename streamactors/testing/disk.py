@@ -271,10 +271,12 @@ class SimFile:
     def write(self, offset: int, data: bytes) -> None:
         """Write *data*; a crash here leaves some of it."""
         assert self._writable, f"{self._path} is open for reading"
+        alive = not self._disk.dead
         try:
             self._disk.operate("write", self._path)
         except Crash:
-            self._content.write(offset, data[: self._disk._random.randint(0, len(data))])  # noqa: SLF001 - one unit
+            if alive:  # this is the write that the process died in
+                self._content.write(offset, data[: self._disk._random.randint(0, len(data))])  # noqa: SLF001 - one unit
             raise
         self._content.write(offset, data)
 

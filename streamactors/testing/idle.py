@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-
 _QUIET_TURNS = 4
 """Turns of the loop in which no task could go on. What a task's end calls is no task, and may wake one a turn later,
 through as many futures that stand for others (gather, shield) as there are turns."""

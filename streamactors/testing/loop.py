@@ -1,10 +1,10 @@
 """An event loop whose time is a number and whose order is drawn from a seed.
 
-    time         ``select`` is asked to wait when nothing can run. It does not wait: it moves the clock to the next timer.
-                 So an hour of timeouts takes no time, and the same seed meets the same instants.
+    time         ``select`` is asked to wait when nothing can run. It does not wait: it moves the clock to the next
+                 timer. So an hour of timeouts takes no time, and the same seed meets the same instants.
     order        Steps of tasks that are ready run in an order drawn from the seed. asyncio promises none between tasks.
-                 Other callbacks (what a future calls when it is done) keep the order in which they were scheduled, which
-                 asyncio does promise.
+                 Other callbacks (what a future calls when it is done) keep the order in which they were scheduled,
+                 which asyncio does promise.
     deadlock     Nothing is ready and no timer is set: nothing can ever happen again. That is an error here, with the
                  names of the tasks that wait, instead of a test that hangs.
 
@@ -18,7 +18,6 @@ from collections import deque
 from contextvars import Context
 from random import Random
 from typing import Any
-
 
 TURN_SECONDS = 1e-6
 """Virtual time that one turn of the loop takes. Were it nothing, a wait for the rest that rounding leaves of a duration
