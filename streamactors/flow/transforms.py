@@ -66,11 +66,18 @@ class FlatMap(Operator):
         super().__init__()
         require_plain("the function of flat_map()", function, remedy="Use AsyncFlatMap.")
         self.function = function
+        self._rows = BATCH_RECORDS_MAX  # that make about a batch of values
 
     def on_batch(self, batch: Batch) -> None:
         """Emit the values in order, in batches of the usual size."""
-        made = call_each(self.name, self.function, batch)
-        emit_in_parts(self.emit, flatten(batch, lists_of(self.name, batch, made)))
+        first = 0
+        while first < len(batch):
+            # So many rows as made a batch of values last time: what they make is used while the caches hold it.
+            part = batch.slice(first, min(first + self._rows, len(batch)))
+            first += len(part)
+            made = flatten(part, lists_of(self.name, part, call_each(self.name, self.function, part)))
+            self._rows = max(1, min(BATCH_RECORDS_MAX, BATCH_RECORDS_MAX * len(part) // max(1, len(made))))
+            emit_in_parts(self.emit, made)
 
 
 class KeyBy(Operator):
