@@ -201,7 +201,7 @@ class Appending:
 
     async def _hand_over(self, lines: Lines) -> None:
         await self._settle()
-        if lines.values:
+        if lines.count:
             self._under_way = asyncio.create_task(self._append(lines))
 
     async def _settle(self) -> None:
@@ -218,11 +218,11 @@ class Appending:
         for piece in lines.pieces():
             if self._topic.partitions == 1:
                 # Checked: no line is empty or contains a newline.
-                records = Records.from_json_lines(piece.blob, len(piece.values), piece.keys)
+                records = Records.from_json_lines(piece.blob, piece.count, piece.keys)
                 await self._topic.partition(0).append(records)
             else:
-                await self._topic.append_many(piece.values, keys=piece.keys)
-        return len(lines.values)
+                await self._topic.append_many(piece.values(), keys=piece.keys)
+        return lines.count
 
 
 def _can_be_read_twice() -> bool:
