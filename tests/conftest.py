@@ -17,3 +17,11 @@ def data_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests said with ``record_property("said", ...)``: seeds, and what was counted."""
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        said = [str(what) for name, what in report.user_properties if name == "said"]
+        if said and report.when == "call":
+            terminalreporter.write_line(f"{report.nodeid.rpartition('/')[2]}: {'; '.join(said)}")

@@ -1,9 +1,13 @@
 """What a forked child does: a command of ``streamactors``, or one of the few other things that a proof needs.
 
-    {"command": [...], "points": {...}, "batch_records": n, "counter": path}     the command line, as it is
-    {"do": "look", "folder": of the store, "region": ..., "stop": path}          compare views in snapshots, until there is the file
-    {"do": "hold", "folder": of the store}                                       keep a read transaction open until killed
-    {"do": "rows", "folder": of the store}                                       how many rows each database has
+As data, one of:
+
+    command, points, trace, batch_records, counter    the command line, as it is; all but the command may be missing
+    do: look, folder, region, stop                    compare views in snapshots, until there is a file *stop*
+    do: hold, folder                                  keep a read transaction open until killed
+    do: rows, folder                                  print how many rows each database has
+
+*folder* is that of the job's store.
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ import examples.quiz_counts  # noqa: F401 - what the example imports is then the
 import streamactors.ops.append_command
 import streamactors.ops.inspect_commands
 import streamactors.ops.log_commands
-import streamactors.ops.run_command
 from streamactors.core.codec import decode_value, unseal
 from streamactors.durable.store import Store
 from streamactors.durable.views import ViewReader
@@ -64,7 +67,9 @@ def _look(store: Store, what: dict[str, Any]) -> None:
             both = dict(view("both").items())
             with view("left")._snapshot() as snapshot:
                 stored = snapshot.get("regions", what["region"].encode())
-        region = {"epoch": 0, "position": {"partitions": []}} if stored is None else decode_value(unseal(stored, "region"))
+        region = (
+            {"epoch": 0, "position": {"partitions": []}} if stored is None else decode_value(unseal(stored, "region"))
+        )
         read = sum(partition["offset"] for partition in region["position"]["partitions"])
         assert left == right, f"epoch {region['epoch']}: left {left}, right {right}"
         assert sum(left.values()) == read, f"epoch {region['epoch']}: {sum(left.values())} counted, {read} read"
@@ -94,5 +99,3 @@ def _rows(store: Store, what: dict[str, Any]) -> None:
         regions = {key.decode(): decode_value(unseal(value, "region")) for key, value in snapshot.scan("regions")}
     epochs = {region: stored["epoch"] for region, stored in regions.items()}
     print(json.dumps({"rows": rows, "pending": pending, "epochs": epochs}))  # noqa: T201 - the answer
-
-

@@ -1,4 +1,4 @@
-"""The server of processes, one for each worker, and a seed for each test, which is printed when it fails."""
+"""The server of processes, one for each worker, and a seed for each test."""
 
 import os
 import random
@@ -15,8 +15,14 @@ def server():
 
 
 @pytest.fixture
-def chance():
+def say(record_property):
+    """Put a line into the summary of the tests; see tests/conftest.py."""
+    return lambda what: record_property("said", what)
+
+
+@pytest.fixture
+def chance(say):
     """Fresh in each run; CRASH_SEED=n repeats one, up to the timing of processes."""
     seed = int(os.environ.get("CRASH_SEED") or random.SystemRandom().getrandbits(32))
-    print(f"CRASH_SEED={seed}")
+    say(f"CRASH_SEED={seed}")
     return random.Random(seed)

@@ -24,12 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-KILLED = "KILLED at "
+KILLED, HANGS = "KILLED at ", "HANGS at "
 _NOT_POINTS = {"load", "watch"}
 
 
 class Points:
-    """Counts points, and dies at one."""
+    """Counts points, and dies or hangs at one."""
 
     def __init__(self, trace: Path, data: Path, label: str | None = None, nth: int = 1, *, hang: bool = False) -> None:
         self._trace = os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -39,22 +39,23 @@ class Points:
         self._guard = threading.Lock()
 
     def reach(self, label: str, prepare: Callable[[], None] | None = None) -> None:
-        """Note the point; if it is the one, do *prepare* and die there."""
+        """Note the point; if it is the one, do *prepare* and die there, or hang."""
         with self._guard:
             self._seen[label] += 1
+            self._say(label)
             chosen = label == self._label and self._seen[label] == self._nth
-            os.write(self._trace, f"{label}\n".encode())
-            if chosen:
-                if prepare is not None:
-                    prepare()
-                self._end(label)
-
-    def _end(self, label: str) -> None:
-        os.write(self._trace, f"{KILLED}{label}\n".encode())
-        if self._hang:
+            if chosen and prepare is not None:
+                prepare()
+            if chosen and not self._hang:
+                self._say(f"{KILLED}{label}")  # the last line: other threads wait for the guard
+                os.kill(os.getpid(), signal.SIGKILL)
+                signal.pause()  # should the signal go to another thread first, this one goes no further
+        if chosen:
+            self._say(f"{HANGS}{label}")
             threading.Event().wait()
-        os.kill(os.getpid(), signal.SIGKILL)
-        signal.pause()  # never runs on: if the signal goes to another thread first, this one waits for its end
+
+    def _say(self, line: str) -> None:
+        os.write(self._trace, f"{line}\n".encode())
 
     def kind(self, path: Path) -> str:
         """Return what a path stands for: numbers and ids don't matter."""

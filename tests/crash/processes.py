@@ -111,7 +111,7 @@ class Server:
         self._started += 1
         out = Path(self._folder.name) / f"{self._started}.out"
         err = out.with_suffix(".err")
-        with open(os.devnull, "rb") as nothing, out.open("wb") as write_out, err.open("wb") as write_err:
+        with Path(os.devnull).open("rb") as nothing, out.open("wb") as write_out, err.open("wb") as write_err:
             handed = [nothing.fileno() if stdin is None else stdin, write_out.fileno(), write_err.fileno()]
             socket.send_fds(self._socket, [json.dumps(what).encode()], handed)
         pid = None

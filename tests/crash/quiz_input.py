@@ -1,4 +1,4 @@
-"""Submissions with everything that the oracle must get right: disorder, stragglers, repeated ids, fields nobody decodes.
+"""Submissions with all that the oracle must get right: disorder, stragglers, repeated ids, fields nobody decodes.
 
 Each line is unique (``arrival``), so that a line that was lost, or appended twice, is found.
 """

@@ -27,6 +27,7 @@ AGE_SECONDS_MAX = 0.6
 WAIT_SECONDS_MAX = 2.0
 """How long a kill may wait for pending output; then it comes all the same."""
 
+START_SECONDS_MAX = 60
 TICK_SECONDS = 0.002
 LINES_A_TICK = 12
 
@@ -64,6 +65,13 @@ class Storm:
         self._given: list[bytes] = []
         self._unsent = b""
 
+    def __repr__(self) -> str:
+        pending, mid = sum(k.pending for k in self.kills), sum(k.mid_epoch for k in self.kills)
+        return (
+            f"{len(self.kills)} kills at random times, {pending} with pending output, {mid} in mid-epoch; "
+            f"{self.appender_kills} of the appending process, {self.drains} drains; {self.world.input.made} records"
+        )
+
     def run(self, kills: int) -> None:
         """Kill the job that often, then compare."""
         self.world.append(50)
@@ -79,7 +87,7 @@ class Storm:
         command = run_arguments(self.world.data, live=True, every=self._random.choice(PERIODS))
         job = self._server.start({"command": command, "counter": str(counter.path)})
         if self._random.random() < 0.1:
-            self._feed(job, AGE_SECONDS_MAX, until=lambda: "started" in job.err)
+            self._feed(job, START_SECONDS_MAX, until=lambda: "started" in job.err)
             self._drain(job)
         else:
             self._feed(job, self._random.uniform(0, AGE_SECONDS_MAX))

@@ -54,7 +54,7 @@ class Pairs:
             self.append(20)
 
 
-def test_no_snapshot_of_another_process_shows_a_mixture_of_epochs(server, tmp_path, chance):
+def test_no_snapshot_of_another_process_shows_a_mixture_of_epochs(server, tmp_path, chance, say):
     pairs = Pairs(server, tmp_path)
     stop = tmp_path / "stop"
     look = {"do": "look", "folder": pairs.store, "region": "numbers", "stop": str(stop)}
@@ -74,11 +74,11 @@ def test_no_snapshot_of_another_process_shows_a_mixture_of_epochs(server, tmp_pa
     pairs.run("--until-end").done()
     stop.touch()
     seen = json.loads(looking.done())
-    print(seen)
+    say(f"{KILLS} kills; {seen['looks']} looks saw {seen['changes']} epochs")
     assert seen["changes"] > KILLS, "the views changed while they were looked at"
 
 
-def test_a_reader_killed_in_the_middle_of_a_read_holds_up_nobody_and_nothing(server, tmp_path):
+def test_a_reader_killed_in_the_middle_of_a_read_holds_up_nobody_and_nothing(server, tmp_path, say):
     """It leaves a read transaction in LMDB's table, which pins the pages of its epoch until somebody clears it."""
     pairs = Pairs(server, tmp_path)
     job = pairs.run()
@@ -97,4 +97,4 @@ def test_a_reader_killed_in_the_middle_of_a_read_holds_up_nobody_and_nothing(ser
     assert job.wait() == -signal.SIGKILL
     # The journal and the summaries of checkpoints grow by a row each epoch; pinned pages are all that an epoch writes.
     assert grown < 10_000, f"the file grows by {grown:,.0f} bytes an epoch"
-    print(f"{grown:,.0f} bytes an epoch")
+    say(f"{grown:,.0f} bytes an epoch")
