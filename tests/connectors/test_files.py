@@ -5,8 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-import connectors.files as files
 import streamactors as sa
+from connectors import files
 from connectors.files import JsonLines, TextLines
 
 

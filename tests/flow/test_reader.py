@@ -92,7 +92,7 @@ async def test_what_comes_before_event_time_runs_in_the_reader():
 
 
 async def test_a_flat_map_that_makes_many_batches_of_one_loses_none():
-    reader = await reader_of([3_000, 2], chain=[FlatMap(lambda n: range(n))])
+    reader = await reader_of([3_000, 2], chain=[FlatMap(range)])
     rows = [row for batch, _ in await read_all(reader) for row in batch]
     assert rows == [(0, n) for n in range(3_000)] + [(1, 0), (1, 1)]
 

@@ -1,6 +1,7 @@
 """The stage: the life of a barrier, room, and shuffles, with operators and stores that a test can watch."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -64,7 +65,7 @@ class Store:
 
 
 def stage_of(*operators, holds=None, durables=()):
-    for operator, following in zip(operators, operators[1:], strict=False):
+    for operator, following in pairwise(operators):
         operator.emit = following.on_batch
     chain = Chain(list(operators), [operators[0].on_batch], holds or [0] * len(operators), list(durables))
     stage = Stage("s", chain, clock=RealClock(), interval=1.0)

@@ -125,6 +125,11 @@ async def test_a_later_checkpoint_deletes_what_the_target_has_answered_for(tmp_p
     life.store.close()
 
 
+async def all_of(life, epochs):
+    for payloads in epochs:
+        await life.epoch_of(*payloads)
+
+
 PLACES = [
     (side, epoch, partition, part)
     for side in ("before", "after")
@@ -139,8 +144,7 @@ async def test_a_crash_at_any_commit_is_repaired_by_the_next_start(tmp_path, die
     target.die = die
     epochs = [[(0, b"a"), (0, b"b"), (1, b"x")], [(0, b"c"), (1, b"y")]]
     with pytest.raises(Crash):
-        for payloads in epochs:
-            await life.epoch_of(*payloads)
+        await all_of(life, epochs)
     life.store.close()
     target.die = None
     life = await Life(tmp_path, target).start()
