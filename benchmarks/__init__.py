@@ -1,0 +1,1 @@
+"""What the speed of StreamActors is, measured: see README.md here."""

@@ -1,0 +1,150 @@
+"""How measurements are taken: each in a process of its own, both sides in turn, on one core; medians and ratios.
+
+    python -m benchmarks.measuring MODULE:FUNCTION JSON     is that process; it prints what FUNCTION(**JSON) measured
+
+A side is a function that returns a Measurement: the seconds of what it was asked for (the interpreter's start and the
+imports are not in it, unless it says so), and an answer. The answers of all sides must be equal before any time is
+printed: a fast wrong number is worth nothing.
+
+Peak memory is the process's largest resident set, interpreter and libraries included. The page cache, which holds the
+log's and the plain scripts' files for both sides, is not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Measurement:
+    """What one process measured."""
+
+    seconds: float
+    answer: str = ""
+    """Digest of the result; equal for all sides of a workload."""
+
+    figures: dict[str, Any] | None = None
+    """Whatever else was measured."""
+
+    peak_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """A function to measure, as ``module:function``, and what it is called with."""
+
+    name: str
+    function: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run of the benchmarks is asked for."""
+
+    cache: Path
+    quick: bool = False
+    rounds: int = 3
+    core: int = 0
+
+
+def stop(started: float) -> Measurement:
+    """Return what has been measured since *started*: what follows, such as looking at the output, is not in it."""
+    return Measurement(time.perf_counter() - started, peak_mb=peak_mb())
+
+
+def peak_mb() -> float:
+    """Return the largest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def digest(parts: Iterable[Any]) -> str:
+    """Return a short digest of *parts*, in order."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else repr(part).encode())
+        found.update(b"\n")
+    return found.hexdigest()[:16]
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run *main* on uvloop, as the command line does."""
+    with_loop: T = uvloop.run(main)
+    return with_loop
+
+
+def measure(side: Side, options: Options) -> Measurement:
+    """Run one side in a fresh process; a quick run, which shows no more than that it works, stays in this one."""
+    if options.quick:
+        return call(side.function, side.arguments)
+    arguments = json.dumps(side.arguments)
+    command = [sys.executable, "-m", "benchmarks.measuring", side.function, arguments, str(options.core)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{side.name} failed:\n{done.stderr}")
+    return Measurement(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def in_turn(sides: Sequence[Side], options: Options) -> dict[str, list[Measurement]]:
+    """Measure all sides in turn, ``options.rounds`` times (A B A B ...); refuse unequal answers."""
+    found: dict[str, list[Measurement]] = {side.name: [] for side in sides}
+    for _ in range(options.rounds):
+        for side in sides:
+            found[side.name].append(measure(side, options))
+    answers = {name: {one.answer for one in measured} for name, measured in found.items()}
+    if len(set().union(*answers.values())) != 1:
+        raise SystemExit(f"the sides do not agree, so their times mean nothing: {answers}")
+    return found
+
+
+def compare(title: str, sides: Sequence[Side], options: Options, *, records: int, unit: str = "records") -> None:
+    """Measure, check, and print a table: the first side is ours."""
+    found = in_turn(sides, options)
+    seconds = {name: statistics.median([one.seconds for one in measured]) for name, measured in found.items()}
+    ours = seconds[sides[0].name]
+    print(f"\n{title} ({records:,} {unit}, {options.rounds} rounds in turn; outputs equal)")
+    print(f"  {'':<34} {'seconds':>8} {unit + '/s':>12} {'ours is':>9} {'peak':>8}   all rounds")
+    for name, measured in found.items():
+        rounds = " ".join(f"{one.seconds:.2f}" for one in measured)
+        ratio = f"{seconds[name] / ours:.2f} x"
+        peak = max(one.peak_mb for one in measured)
+        rate = records / seconds[name]
+        print(f"  {name:<34} {seconds[name]:>8.3f} {rate:>12,.0f} {ratio:>9} {peak:>5.0f} MB   {rounds}", flush=True)
+
+
+def call(function: str, arguments: dict[str, Any]) -> Measurement:
+    """Call ``module:function``."""
+    module, _, name = function.partition(":")
+    measured: Measurement = getattr(importlib.import_module(module), name)(**arguments)
+    measured.peak_mb = measured.peak_mb or peak_mb()
+    return measured
+
+
+def main() -> None:
+    """Be the process of one measurement."""
+    function, arguments, core = sys.argv[1:4]
+    if int(core) >= 0:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(core)]})
+    print(json.dumps(asdict(call(function, json.loads(arguments)))))
+
+
+if __name__ == "__main__":
+    # Not this module, which is __main__ here: the sides import it by its name.
+    main()
