@@ -1,4 +1,4 @@
-"""Fresh seeds of the simulated quiz pipeline. What a seed decides and must hold: streamactors/testing/quiz_simulation.py.
+"""Fresh seeds of the simulated quiz pipeline. What must hold: streamactors/testing/quiz_simulation.py.
 
 A seed that fails is printed with the command that replays it. STREAMACTORS_SEEDS says how many (200),
 STREAMACTORS_SEED where they begin.
