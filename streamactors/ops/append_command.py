@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -62,6 +63,8 @@ def append(data_dir: Path, topic: str, partitions: int | None, key: str | None, 
     Each line is one JSON value and is stored as it stands. A file is checked before anything is appended; from a pipe,
     nothing from a bad line's chunk on is kept. The answer says how many lines are durable.
     """
+    if sys.stdin is None:  # its number is given to the next file that is opened
+        raise UsageError("standard input is closed. Give lines of JSON: `... < lines.jsonl`.")
     return asyncio.run(_append(data_dir, topic, partitions, key, skip_bad=skip_bad))
 
 
@@ -105,7 +108,7 @@ def check_file(checker: LineChecker) -> list[Block] | BadLine:
     blocks: list[Block] = []
     cutter = Cutter()
     while True:
-        data = os.pread(_STDIN, CHUNK_BYTES, position)
+        data = _pread(CHUNK_BYTES, position)
         if data:
             blocks.append(Block(position, len(data), crc32(data)))
             cutter.feed(data)
@@ -141,7 +144,7 @@ class Appending:
     async def append_file(self, blocks: list[Block]) -> None:
         """Append what was checked."""
         for block in blocks:
-            data = os.pread(_STDIN, block.size, block.position)
+            data = _pread(block.size, block.position)
             if crc32(data) != block.checksum:
                 raise UsageError(
                     f"the input file changed while it was read, at byte {block.position:,}. Lines before it are "
@@ -228,6 +231,13 @@ class Appending:
 def _can_be_read_twice() -> bool:
     mode = os.fstat(_STDIN).st_mode
     return not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(_STDIN))
+
+
+def _pread(size: int, position: int) -> bytes:
+    try:
+        return os.pread(_STDIN, size, position)
+    except OSError as error:
+        raise UsageError(f"standard input can't be read: {error.strerror}.") from error
 
 
 async def _read_block() -> bytes:

@@ -64,8 +64,9 @@ def report(error: BaseException) -> None:
     elif isinstance(error, StreamActorsError):
         complain(str(error))
         _show_user_frames(error)
-    elif isinstance(error, OSError) and error.filename is not None:
-        complain(f"{error.filename}: {error.strerror}. Check the path, who owns it, and the disk.")
+    elif isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        complain(f"{where}{error.strerror}. Check the path, who owns it, and the disk.")
     else:
         _show_all(error)
 

@@ -15,25 +15,40 @@ from tests.examples.conftest import ENVIRONMENT, ROOT
 EXAMPLE = "examples/quiz_counts.py"
 MINUTE = 60_000
 WINDOW = LATENESS = 10 * MINUTE
+STEP = 10 * MINUTE
 DISORDER = MINUTE
+BEGINNING = -(2**63)
 
 
 def counted(lines):
-    """What the example has to find, by itself: the views, and the lines that are too late for their window."""
+    """Of one partition: one range, from its beginning to its end."""
+    return counted_by([{"kind": "read", "partition": 0, "first": 0, "end": len(lines)}], [lines])
+
+
+def counted_by(journal, partitions):
+    """
+    Return what the example has to find, by the rule of docs/cli.md: the views, and the lines that are too late.
+
+    *journal* has its entries, *partitions* the lines of each.
+    """
     counts, late, scores = Counter(), [], defaultdict(list)
-    horizon = greatest = -(2**63)
-    for line in lines:
-        submission = json.loads(line)
-        quiz, at = submission["quiz_id"], submission["submitted_at"]
-        scores[quiz].append(float(submission["score"]))
-        start = at - at % WINDOW
-        if start + WINDOW + LATENESS <= horizon:
-            late.append(line)
-        else:
-            counts[quiz, start] += 1
-        greatest = max(greatest, at)
-        reach = greatest - DISORDER
-        horizon = max(horizon, reach - reach % WINDOW)
+    greatest = dict.fromkeys(range(len(partitions)), BEGINNING)
+    horizon = BEGINNING
+    for entry in journal:
+        assert entry["kind"] in ("read", "clock", "flush")  # in a run until the end no partition is idle
+        for line in partitions[entry["partition"]][entry["first"] : entry["end"]] if entry["kind"] == "read" else ():
+            submission = json.loads(line)
+            quiz, at = submission["quiz_id"], submission["submitted_at"]
+            scores[quiz].append(float(submission["score"]))
+            start = at - at % WINDOW
+            if start + WINDOW + LATENESS <= horizon:
+                late.append(line)
+            else:
+                counts[quiz, start] += 1
+            greatest[entry["partition"]] = max(greatest[entry["partition"]], at)
+            if BEGINNING not in greatest.values():
+                reach = min(greatest.values()) - DISORDER
+                horizon = max(horizon, reach - reach % STEP)
     totals = {quiz: {"count": len(of), "mean_score": pytest.approx(sum(of) / len(of))} for quiz, of in scores.items()}
     return dict(counts), totals, late
 
@@ -83,6 +98,23 @@ def test_a_stop_and_more_submissions_equal_one_run(streamactors, view, data_dir)
         streamactors("run", EXAMPLE, "--data", data_dir, "--until-end", "--checkpoint-every", "20ms")
 
     check(view, streamactors, data_dir, lines)
+
+
+def test_with_four_partitions_the_journal_says_which_submissions_were_late(streamactors, view, data_dir):
+    lines = submissions(4_000)
+    append = ("log", "append", "--data", data_dir, "submissions", "--partitions", 4, "--key", "user_id")
+    for part in (lines[:1_500], lines[1_500:]):
+        streamactors(*append, stdin="\n".join(part))
+        streamactors("run", EXAMPLE, "--data", data_dir, "--until-end")
+
+    read = ("log", "read", "--data", data_dir, "submissions", "--partition")
+    partitions = [streamactors(*read, number).splitlines() for number in range(4)]
+    journal = map(json.loads, streamactors("journal", "--data", data_dir, "quiz-counts", "--json").splitlines())
+    counts, totals, late = counted_by(journal, partitions)
+    assert view("quiz_counts") == counts and len(late) > 50
+    assert view("quiz_totals") == totals
+    assert streamactors("log", "read", "--data", data_dir, "late").splitlines() == late
+    assert all(partitions) and sum(map(len, partitions)) == len(lines)
 
 
 def test_without_a_topic_it_simulates_a_class_day_and_says_so(python, streamactors, view, data_dir):

@@ -2,6 +2,7 @@ import asyncio
 import json
 import signal
 import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from streamactors.durable.frames import Records
 from streamactors.durable.log import Log
 from streamactors.ops import append_command
+from tests.ops.conftest import ROOT
 
 THREE = b'{"id":"a","n":1}\n{"id":"b","n":2}\n{"id":"a","n":3}\n'
 
@@ -120,6 +122,14 @@ def test_a_file_that_changes_after_it_was_checked_is_refused(command, data_dir, 
 
     assert answer.code == 2 and "changed while it was read" in answer.err
     assert answer.out == b"appended 0 lines to t (1 partition), durable\n"
+
+
+def test_a_closed_input_is_a_usage_error(data_dir):
+    """Its number is that of whatever is opened first: never read it."""
+    command = f"{sys.executable} -m streamactors log append --data {data_dir} t <&-"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("streamactors: standard input is closed")
 
 
 def test_a_topic_that_another_process_writes_is_held(command, data_dir, spawn):
