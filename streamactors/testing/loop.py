@@ -31,7 +31,8 @@ class Deadlock(AssertionError):
 class SimLoop(asyncio.BaseEventLoop):
     """See the module's header."""
 
-    def __init__(self, random: Random, *, start: float = 0.0) -> None:
+    def __init__(self, random: Random | None, *, start: float = 0.0) -> None:
+        """Make a loop; without *random*, tasks run in the order in which they became ready."""
         super().__init__()
         self.now = start
         """Virtual time, seconds; moved by the selector alone."""
@@ -67,7 +68,7 @@ class SimLoop(asyncio.BaseEventLoop):
 class _SeededOrder:
     """What stands in for the loop's deque of ready handles: as much of a deque as the loop uses."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random | None) -> None:
         self._random = random
         self._steps: list[asyncio.Handle] = []
         self._others: deque[asyncio.Handle] = deque()
@@ -79,7 +80,7 @@ class _SeededOrder:
 
     def append(self, handle: asyncio.Handle) -> None:
         callback: Any = handle._callback  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way to ask
-        if isinstance(getattr(callback, "__self__", None), asyncio.Task):
+        if self._random is not None and isinstance(getattr(callback, "__self__", None), asyncio.Task):
             self._steps.append(handle)
         else:
             self._others.append(handle)
@@ -88,7 +89,7 @@ class _SeededOrder:
         if self.halted:
             return self._nothing
         steps, others = self._steps, self._others
-        drawn = int(self._random.random() * (len(steps) + bool(others)))
+        drawn = 0 if self._random is None else int(self._random.random() * (len(steps) + bool(others)))
         if drawn == len(steps):
             return others.popleft()
         steps[drawn], steps[-1] = steps[-1], steps[drawn]

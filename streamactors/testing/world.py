@@ -86,7 +86,7 @@ class Process:
     def __init__(self, world: World, plan: CrashPlan | None) -> None:
         # One of its own: what is drawn while its remains are cleared away, in no certain order, must not show later.
         self.random = Random(world.random.getrandbits(64))
-        self.loop = SimLoop(self.random, start=world.now)
+        self.loop = SimLoop(self.random if world.shuffled else None, start=world.now)
         self.data_dir = world.data_dir
         self.dead: str | None = None
         """The label of the point at which it died."""
@@ -96,6 +96,9 @@ class Process:
 
         self.ended = world.now
         """When it ended, virtual seconds."""
+
+        self.on_point: Callable[[str], None] = lambda label: None
+        """Told each point that is passed alive."""
 
         self.points = 0
         self.seen: Counter[str] = Counter()
@@ -168,6 +171,7 @@ class Process:
             case CrashAtLabel(wanted, number) if wanted == label and number == self.seen[label]:
                 self._die(label)
         self._check_alive()
+        self.on_point(label)
 
     def _die(self, label: str) -> None:
         self.dead = label
@@ -186,8 +190,11 @@ class Process:
 class World:
     """A machine with a disk, on which one process runs after the other."""
 
-    def __init__(self, random: Random, folder: Path) -> None:
+    def __init__(self, random: Random, folder: Path, *, shuffled: bool = True) -> None:
         self.random = random
+        self.shuffled = shuffled
+        """Whether tasks run in an order drawn from the seed. If not: in that in which they became ready."""
+
         self.data_dir = folder / "data"
         self.disk = SimDisk(random)
         self.now = 0.0
