@@ -2,7 +2,7 @@
 
     python -m tests.crash.campaign --kills 3000 --workers 2
 
-Rounds of a hunt or a storm, with 1 or 4 partitions in turn, each from a seed that is printed. Ends at the first one that
+Rounds of a hunt or a storm, with 1 or 4 partitions in turn, each from a seed that is printed. Ends at the first that
 finds something, whose folder is kept, or when there were so many kills.
 """
 

@@ -16,18 +16,23 @@ import json
 import sys
 import time
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import examples.quiz_counts  # noqa: F401 - what the example imports is then there
-import streamactors.ops.append_command
-import streamactors.ops.inspect_commands
-import streamactors.ops.log_commands
 from streamactors.core.codec import decode_value, unseal
 from streamactors.durable.store import Store
 from streamactors.durable.views import ViewReader
 from streamactors.ops import cli, run_command
 from tests.crash.points import OutputCounter, Points, install
+
+for module in (
+    "append_command",
+    "inspect_commands",
+    "log_commands",
+):  # the command line imports them when it needs them
+    import_module(f"streamactors.ops.{module}")
 
 
 def live(what: dict[str, Any]) -> int:
