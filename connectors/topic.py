@@ -12,7 +12,9 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import countOf
 from typing import Any
 from zlib import crc32
 
@@ -219,6 +221,8 @@ class _TopicWriter:
 
     def write(self, batch: Batch) -> int:
         """Encode the batch into the columns of its partitions."""
+        if not batch.values:
+            return self._bytes
         if len(self._pieces) == 1:
             self._add(0, batch.values, batch.keys)
         else:
@@ -247,7 +251,9 @@ class _TopicWriter:
         self._bytes += len(column.blob) + (0 if key_column is None else len(key_column.blob))
 
     def _column(self, values: list[Any]) -> Column:
-        kinds = set(map(type, values))
+        kinds = {type(values[0])}
+        if countOf(map(type, values), *kinds) != len(values):
+            kinds = set(map(type, values))
         try:
             if kinds == {bytes}:
                 return Column.of(values)
@@ -296,10 +302,10 @@ def _groups(pieces: Sequence[tuple[Column, Column | None]]) -> list[list[tuple[C
 
 
 def _key_column(keys: list[CanonicalKey]) -> Column:
-    if set(map(type, keys)) == {str}:
-        joined = "\n".join(keys)  # type: ignore[arg-type]  # all are str, as the line above says
-        if joined.count("\n") == len(keys) - 1:
-            return Column(len(keys), joined.encode() + b"\n", None, nonempty=all(keys))
+    with suppress(TypeError):  # not all are str
+        blob = "\n".join([*keys, ""]).encode()  # type: ignore[list-item]  # as the line above says
+        if line_count(blob) == len(keys):
+            return Column(len(keys), blob, None, nonempty=all(keys))
     return Column.of(list(map(_key_bytes, keys)))
 
 
