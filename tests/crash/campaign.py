@@ -29,7 +29,8 @@ def sweep_round(server: Server, folder: Path, partitions: int, random: Random) -
     """Kill at every point, then at random."""
     hunt = Hunt(server, folder, partitions, random)
     hunt.list_points()
-    hunt.sweep()
+    for command in ("append", "run"):
+        hunt.sweep(command)
     hunt.at_random(ROUND_KILLS)
     missed = hunt.seen.keys() - hunt.kills.keys()
     return Counter({"kills at points": hunt.kills.total(), "points": len(hunt.kills), "points missed": len(missed)})

@@ -65,23 +65,27 @@ class Hunt:
         """Step 1."""
         self._folder([Step("append"), Step("run"), Step("append"), Step("run")])
 
-    def sweep(self) -> None:
-        """Steps 2 and 3."""
+    def sweep(self, command: str) -> None:
+        """Steps 2 and 3, for the points of one command."""
         tried: set[Target] = set()
-        while ahead := [target for target in self.seen if target not in self.kills and target not in tried]:
+        while ahead := [target for target in self.unkilled(command) if target not in tried]:
             tried.update(ahead[:LIVES_A_FOLDER])
-            steps = [Step(kind, Plan(label)) for kind, label in ahead[:LIVES_A_FOLDER]]
-            self._folder(steps if steps[0].kind == "append" else [Step("append"), *steps])
+            steps = [Step(command, Plan(label)) for _, label in ahead[:LIVES_A_FOLDER]]
+            self._folder(steps if command == "append" else [Step("append"), *steps])
         tries: Counter[Target] = Counter()
-        while missed := [target for target in self.seen if target not in self.kills and tries[target] < TRIES]:
-            kind, label = first = missed[0]
+        while missed := [target for target in self.unkilled(command) if tries[target] < TRIES]:
+            first = missed[0]
             before = self._shortened(first)
-            alike = [target for target in missed if self._shortened(target) == before and target[0] == kind]
+            alike = [target for target in missed if self._shortened(target) == before]
             if not tries[first]:
-                self._folder([*before, *(Step(kind, Plan(label)) for kind, label in alike[:LIVES_A_FOLDER])])
+                self._folder([*before, *(Step(command, Plan(label)) for _, label in alike[:LIVES_A_FOLDER])])
             else:
-                self._folder([*self.seen[first], Step(kind, Plan(label))])
+                self._folder([*self.seen[first], Step(command, Plan(first[1]))])
             tries[first] += 1
+
+    def unkilled(self, command: str) -> list[Target]:
+        """Return the points of a command at which no process has died yet."""
+        return [target for target in self.seen if target[0] == command and target not in self.kills]
 
     def _shortened(self, target: Target) -> list[Step]:
         """Return the lives that probably matter for a point to be reached: the first append, and the last one."""
