@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from random import Random, SystemRandom
 
-from tests.crash.hunt import Hunt
+from tests.crash.hunt import TRIES, Hunt
 from tests.crash.processes import Server
 from tests.crash.storm import Storm
 
@@ -32,7 +32,9 @@ def sweep_round(server: Server, folder: Path, partitions: int, random: Random) -
     for command in ("append", "run"):
         hunt.sweep(command)
     hunt.at_random(ROUND_KILLS)
-    missed = hunt.seen.keys() - hunt.kills.keys()
+    missed = sorted(hunt.seen.keys() - hunt.kills.keys())
+    if missed:
+        say(f"{partitions} partition(s): reached once and not again in {TRIES} tries: {missed}")
     return Counter({"kills at points": hunt.kills.total(), "points": len(hunt.kills), "points missed": len(missed)})
 
 
