@@ -142,6 +142,19 @@ class Batch:
         }
         return batches[0].replace(**columns, bytes=sum(batch.bytes for batch in batches))
 
+    @classmethod
+    def interleave(cls, batches: Sequence[Batch]) -> list[Batch]:
+        """
+        Return the rows of *batches*, made from one piece by several parts, in the order of their source records.
+
+        Rows that came from no record (a window's firing) have no such order: they stay as they are. Rows of one record
+        stay in the order of *batches*.
+        """
+        if len(batches) < 2 or not all(len(batch.offsets) for batch in batches):
+            return list(batches)
+        joined = cls.join(batches)
+        return [joined.take(sorted(range(len(joined)), key=joined.offsets.__getitem__))]
+
     def originals(self) -> list[Any]:
         """Return each row's source record as it stands in the source."""
         assert self.origin is not None, "a batch without an origin has no originals"

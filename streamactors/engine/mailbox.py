@@ -14,9 +14,9 @@ Rule 2. A sender asks ``has_room`` before it starts a sequence number, never in 
 Invariants:
 
   (M1) Sequence numbers in a channel never go down, and no item is put at or below the progress.
-  (M2) A receiver takes an item only when no channel can still bring one that comes before it: lower sequence, or the
-       same sequence on an earlier channel. So the order is a function of the sequence, not of the speed of anyone.
-  (M3) A signal is delivered once, when it has arrived on every channel, and is the same on each.
+  (M2) A receiver takes a sequence number whole, and only when every channel has promised that nothing more comes for
+       it. So what it sees is a function of the sequence, not of the speed of anyone.
+  (M3) A signal has a sequence number of its own; it is taken once, has come on every channel, and is the same on each.
 
 The bound follows the receiver: ``pace`` keeps a slow receiver's mailbox to what it handles in about one checkpoint
 interval, so that a barrier never queues for minutes behind a slow sink. Until its speed is known it gets one batch.
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from streamactors.core.limits import BATCH_RECORDS_MAX, MAILBOX_BYTES_MAX, MAILBOX_RECORDS_MAX
@@ -98,6 +99,13 @@ class Channel:
             self._wake_sender()
         return item
 
+    def take_all(self, sequence: int) -> list[Item]:
+        """Remove and return all items of one number, if it is next."""
+        taken = []
+        while self._items and self._items[0][0] == sequence:
+            taken.append(self.take())
+        return taken
+
     def pace(self, records: int) -> None:
         """Set the bound to *records*, within what the limits allow."""
         full = not self.has_room
@@ -106,52 +114,45 @@ class Channel:
             self._wake_sender()
 
 
+@dataclass(slots=True)
+class Group:
+    """All that came for one sequence number."""
+
+    sequence: int
+    items: list[Item]
+    """What is no signal, in the order of the channels."""
+
+    signal: Signal | None
+
+
 class SequenceMerge:
-    """Take from several channels in the order of (sequence, channel); deliver a signal when all have it."""
+    """Take from several channels, one whole sequence number after the other."""
 
     def __init__(self, channels: Sequence[Channel]) -> None:
         if not channels:
             raise ValueError("a receiver has at least 1 channel, got none")
         self._channels = list(channels)
-        self._arrived = 0  # channels that have brought the signal that is being gathered
 
     @property
     def progress(self) -> int:
         """The sequence number up to which everything was taken, and nothing more can come."""
-        lowest = min(channel.progress for channel in self._channels)
-        for channel in self._channels:
-            head = channel.head
-            if head is not None and head[0] <= lowest:
-                lowest = head[0] - 1
-        return lowest
+        return min(
+            channel.progress if channel.head is None else min(channel.progress, channel.head[0] - 1)
+            for channel in self._channels
+        )
 
-    def next(self) -> Item | None:
-        """Return the next item in order, or None when it can't be told yet which one that is (M2)."""
-        channels = self._channels
-        if len(channels) == 1:
-            return channels[0].take() if channels[0].head is not None else None
-        while (index := self._next_channel()) is not None:
-            item = channels[index].take()
-            if not isinstance(item[1], Signal):
-                return item
-            self._arrived += 1
-            assert index == self._arrived - 1, f"M3: a signal at {item[0]} came on channel {index} out of turn"
-            if self._arrived == len(channels):
-                self._arrived = 0
-                return item
-        return None
-
-    def _next_channel(self) -> int | None:
-        best: tuple[int, int] | None = None
-        for index, channel in enumerate(self._channels):
-            head = channel.head
-            if head is not None and (best is None or head[0] < best[0]):
-                best = (head[0], index)
-        if best is None:
+    def next(self) -> Group | None:
+        """Return the next number's group, or None while a channel may still bring something for it (M2)."""
+        numbers = [channel.head[0] for channel in self._channels if channel.head is not None]
+        if not numbers:
             return None
-        sequence, chosen = best
-        for index, channel in enumerate(self._channels):
-            # An empty channel may still bring something that comes first, unless its progress rules that out.
-            if channel.head is None and channel.progress < (sequence if index < chosen else sequence - 1):
-                return None
-        return chosen
+        sequence = min(numbers)
+        if any(channel.progress < sequence for channel in self._channels):
+            return None
+        items = [item for channel in self._channels for item in channel.take_all(sequence)]
+        signals = [item[1] for item in items if isinstance(item[1], Signal)]
+        if not signals:
+            return Group(sequence, items, None)
+        assert len(signals) == len(self._channels), f"M3: {signals} at {sequence} on {len(self._channels)} channels"
+        assert len(set(signals)) == 1, f"M3: {signals} at {sequence} differ"
+        return Group(sequence, [item for item in items if not isinstance(item[1], Signal)], signals[0])

@@ -6,7 +6,7 @@ what happens to records in the operators, what survives in durable/state.py.
 
 The life of a barrier here, in the order of the code:
 
-    1. taken from the merge, when it has arrived on every channel
+    1. taken from the merge, when every channel has promised that nothing more comes before it
     2. every store of the chain freezes (O(1): a memtable is set aside)
     3. forwarded to all outputs, before the next message is taken
     4. the frozen entries are encoded in slices, between messages and while there is none
@@ -22,6 +22,7 @@ If we crash: state in memory is gone with the messages that made it; both come a
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -34,7 +35,7 @@ from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.durable.state import Durable
 from streamactors.durable.store import Delta
 from streamactors.engine.actor import Actor
-from streamactors.engine.mailbox import Channel, Item, SequenceMerge
+from streamactors.engine.mailbox import Channel, SequenceMerge
 
 from .operator import AsyncOperator, Emit, Operator
 
@@ -81,6 +82,7 @@ class Stage(Actor):
         self._interval = interval  # seconds between checkpoints: what a mailbox may hold
         self._merge: SequenceMerge | None = None
         self._head = chain.operators[0] if chain.operators and isinstance(chain.operators[0], AsyncOperator) else None
+        self._messages: deque[Batch | Signal] = deque()  # of the sequence number that is being handled
         self._encoding: tuple[int, list[Durable]] | None = None
         self._committed: list[int] = []
         self._ending = False
@@ -103,45 +105,60 @@ class Stage(Actor):
         """Handle one message, or encode one slice; False when there is neither."""
         if self._committed:
             self._note_committed()
-        item = self._next()
-        if item is not None:
-            await self._handle(item)
+        message = self._next()
+        if message is not None:
+            await self._handle(message)
         encoded = self._encode_slice()
         if self._ending and self._encoding is None:
             self.stopping = True
-        if item is None and not encoded:
+        if message is None and not encoded:
             return False
-        await self._yield(item[2] if item is not None else BATCH_RECORDS_MAX)
+        await self._yield(len(message) if isinstance(message, Batch) else 0)
         return True
 
-    def _next(self) -> Item | None:
+    def _next(self) -> Batch | Signal | None:
+        """Return the next message; promise what is known when there is none."""
         if self._merge is None:
             self._merge = SequenceMerge(self.inputs)
-        item = None
-        if all(channel.has_room for channel in self.outputs):
-            item = self._merge.next()
-        if item is None:
-            self._advance(self._merge.progress)
-        return item
+        if not self._messages and all(channel.has_room for channel in self.outputs):
+            self._take_group(self._merge)
+        if self._messages:
+            return self._messages.popleft()
+        self._advance(self._merge.progress)
+        return None
 
-    async def _handle(self, item: Item) -> None:
-        self.sequence, message, records, _ = item
+    def _take_group(self, merge: SequenceMerge) -> None:
+        group = merge.next()
+        if group is None:
+            return
+        self.sequence = group.sequence
+        batches = [item[1] for item in group.items]
+        # Parts of one piece meet again here. By channel alone, their order would show where the piece was cut (T2).
+        self._messages.extend(batches if len(self.inputs) == 1 else Batch.interleave(batches))
+        if group.signal is not None:
+            self._messages.append(group.signal)
+
+    async def _handle(self, message: Batch | Signal) -> None:
         if isinstance(message, Batch):
-            started = self._clock.monotonic()
-            if self._head is not None:
-                self._head.records_in += records
-                batch = await self._head.on_batch_async(message)
-                if batch.values:
-                    self._head.emit(batch)
-            else:
-                for entry in self._chain.entries:
-                    entry(message)
-            self._measure(records, self._clock.monotonic() - started)
-            if any(durable.full for durable in self._chain.durables):
-                self.press()
+            await self._on_batch(message)
         else:
             self._on_signal(message)
-        self._advance(self.sequence)
+        if not self._messages:
+            self._advance(self.sequence)
+
+    async def _on_batch(self, batch: Batch) -> None:
+        started = self._clock.monotonic()
+        if self._head is not None:
+            self._head.records_in += len(batch)
+            result = await self._head.on_batch_async(batch)
+            if result.values:
+                self._head.emit(result)
+        else:
+            for entry in self._chain.entries:
+                entry(batch)
+        self._measure(len(batch), self._clock.monotonic() - started)
+        if any(durable.full for durable in self._chain.durables):
+            self.press()
 
     def _on_signal(self, signal: Signal) -> None:
         operators = self._chain.operators

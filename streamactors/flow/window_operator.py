@@ -190,7 +190,15 @@ class WindowOperator(Operator):
         accs = dict(zip(piece.keys, steps, strict=True))
         for start, keys in keys_of.items():
             self._state.put_many(start, {key: accs[start, key] for key in keys})
-        self._show(batch.keys, steps, starts, Kind.CORRECTION, self.emit)
+        windows = [self.assigner.window(start) for start in starts]
+        self.emit(
+            batch.replace(
+                values=self.aggregate.results(steps, self.name),
+                timestamps=[end - 1 for _, end in windows],
+                windows=windows,
+                kinds=[Kind.CORRECTION] * len(windows),
+            )
+        )
 
     def _register(self, start: int) -> None:
         if self._life.register(start):
@@ -231,7 +239,7 @@ class WindowOperator(Operator):
             keys = sorted(self._changed[start], key=encode_key)
             accs = self._state.get_many(start, keys)
             self._forget_changed(start)
-            self._show(keys, accs, [start] * len(keys), Kind.EARLY, self.emit)
+            self._show(start, keys, accs, Kind.EARLY, self.emit)
 
     def _forget_changed(self, start: int) -> None:
         if self._changed.pop(start, None) and self._changed_state is not None:
@@ -243,17 +251,16 @@ class WindowOperator(Operator):
         rows = self._state.items(start)
         assert rows, f"W2: window {start} is registered and holds nothing"
         emit = self.emit if output == "out" else self.emit_final
-        self._show([key for key, _ in rows], [acc for _, acc in rows], [start] * len(rows), kind, emit)
+        self._show(start, [key for key, _ in rows], [acc for _, acc in rows], kind, emit)
 
-    def _show(self, keys: list[CanonicalKey], accs: list[Any], starts: list[int], kind: Kind, emit: Emit) -> None:
-        """Emit a result for each key, in batches of the usual size."""
-        window_of = {start: self.assigner.window(start) for start in set(starts)}
+    def _show(self, start: int, keys: list[CanonicalKey], accs: list[Any], kind: Kind, emit: Emit) -> None:
+        """Emit a window's result for each key, in batches of the usual size."""
+        window = self.assigner.window(start)
         for first in range(0, len(keys), BATCH_RECORDS_MAX):
             part = slice(first, first + BATCH_RECORDS_MAX)
-            windows = [window_of[start] for start in starts[part]]
             values = self.aggregate.results(accs[part], self.name)
-            times = [end - 1 for _, end in windows]
-            emit(Batch(values, times, keys[part], windows=windows, kinds=[kind] * len(values)))
+            rows = len(values)
+            emit(Batch(values, [window[1] - 1] * rows, keys[part], windows=[window] * rows, kinds=[kind] * rows))
 
     def _note(self) -> None:
         self._row.set([self.late_records, self._period, self._life.snapshot()])

@@ -89,7 +89,7 @@ async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> 
         f"{region.job}/{region.plan.id}/coordinator",
         region=region.plan.id,
         attempt=attempt,
-        last_epoch=0 if restored is None else restored.epoch + (_BURNT_EPOCHS if attempt > 1 else 0),
+        last_epoch=last_epoch(attempt, restored),
         sequencer=sequencer,
         stages=builder.stages,
         committers=[target.committer for target in region.targets.values()],
@@ -100,6 +100,12 @@ async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> 
     ticker = _ticker(region, sequencer)
     actors = [*reversed(builder.stages), sequencer, *readers, *ticker, coordinator]
     return RunningRegion(actors, sequencer, coordinator, builder.stages, readers)
+
+
+def last_epoch(attempt: int, restored: Restored | None) -> int:
+    """Return the last epoch number that may have been used: those of attempts that committed nothing are burnt."""
+    committed, at = (0, 1) if restored is None else (restored.epoch, restored.attempt)
+    return committed + _BURNT_EPOCHS * (attempt - at)
 
 
 def position_of(region: RegionWorld, restored: Restored | None) -> Position:
