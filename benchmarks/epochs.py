@@ -102,7 +102,7 @@ async def _changes(keys: int, rounds: int) -> Measurement:
                 found.sort()
                 rows.append((share, *found[len(found) // 2]))
             await job.stop()
-    return Measurement(0.0, "", {"rows": rows})
+    return Measurement(0.0, figures={"rows": rows})
 
 
 async def _handled(pulses: Pulses) -> None:

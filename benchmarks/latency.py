@@ -116,7 +116,7 @@ def _measured(delays: list[float]) -> Measurement:
     warm = min(len(delays) // 4, int(WARM_SECONDS * RATE))
     found = sorted(delays[warm:])
     share = {"p50": found[len(found) // 2], "p99": found[len(found) * 99 // 100], "max": found[-1]}
-    return Measurement(share["p99"], str(len(delays)), share)
+    return Measurement(share["p99"], answer=str(len(delays)), figures=share)
 
 
 def run(options: Options) -> None:

@@ -37,6 +37,9 @@ class Measurement:
     """What one process measured."""
 
     seconds: float
+    cpu: float = 0.0
+    """Seconds of processor time, all threads: what is left of a figure when others use the machine as well."""
+
     answer: str = ""
     """Digest of the result; equal for all sides of a workload."""
 
@@ -65,9 +68,14 @@ class Options:
     core: int = 0
 
 
-def stop(started: float) -> Measurement:
-    """Return what has been measured since *started*: what follows, such as looking at the output, is not in it."""
-    return Measurement(time.perf_counter() - started, peak_mb=peak_mb())
+def begin() -> tuple[float, float]:
+    """Return when a measurement begins: by the clock, and in processor time of all threads."""
+    return time.perf_counter(), time.process_time()
+
+
+def stop(started: tuple[float, float]) -> Measurement:
+    """Return what has been measured since ``begin``: what follows, such as looking at the output, is not in it."""
+    return Measurement(time.perf_counter() - started[0], time.process_time() - started[1], peak_mb=peak_mb())
 
 
 def peak_mb() -> float:
@@ -123,16 +131,24 @@ def in_turn(sides: Sequence[Side], options: Options) -> dict[str, list[Measureme
 def compare(title: str, sides: Sequence[Side], options: Options, *, records: int, unit: str = "records") -> None:
     """Measure, check, and print a table: the first side is ours."""
     found = in_turn(sides, options)
-    seconds = {name: statistics.median([one.seconds for one in measured]) for name, measured in found.items()}
-    ours = seconds[sides[0].name]
+    ours = found[sides[0].name]
     print(f"\n{title} ({records:,} {unit}, {options.rounds} rounds in turn; outputs equal)")
-    print(f"  {'':<34} {'seconds':>8} {unit + '/s':>12} {'ours is':>9} {'peak':>8}   all rounds")
+    heads = ("", "seconds", f"{unit}/s", "ours is", "cpu s", "ours is", "peak")
+    print("  {:<28} {:>8} {:>11} {:>8} {:>7} {:>8} {:>7}   all rounds".format(*heads))
     for name, measured in found.items():
-        rounds = " ".join(f"{one.seconds:.2f}" for one in measured)
-        ratio = f"{seconds[name] / ours:.2f} x"
+        seconds, cpu = _median(measured, "seconds"), _median(measured, "cpu")
+        ratios = [f"{seconds / _median(ours, 'seconds'):.2f} x", f"{cpu / _median(ours, 'cpu'):.2f} x"]
         peak = max(one.peak_mb for one in measured)
-        rate = records / seconds[name]
-        print(f"  {name:<34} {seconds[name]:>8.3f} {rate:>12,.0f} {ratio:>9} {peak:>5.0f} MB   {rounds}", flush=True)
+        rounds = " ".join(f"{one.seconds:.2f}" for one in measured)
+        print(
+            f"  {name:<28} {seconds:>8.2f} {records / seconds:>11,.0f} {ratios[0]:>8} {cpu:>7.2f} {ratios[1]:>8} "
+            f"{peak:>4.0f} MB   {rounds}",
+            flush=True,
+        )
+
+
+def _median(measured: Sequence[Measurement], figure: str) -> float:
+    return statistics.median([getattr(one, figure) for one in measured])
 
 
 def call(function: str, arguments: dict[str, Any]) -> Measurement:

@@ -27,7 +27,7 @@ from streamactors.job import wiring
 
 from .inputs import DISORDER_MS, SUBMISSIONS, submissions
 from .jobs import fresh_folder
-from .measuring import Measurement, Options, Side, compare, digest, in_turn, run_loop, stop
+from .measuring import Measurement, Options, Side, begin, compare, digest, in_turn, run_loop, stop
 from .windowed import LATENESS_MS, SIZE_MS, STEP_MS, Submission
 
 Cuts = list[tuple[int, int]]
@@ -97,7 +97,7 @@ async def _counts(data: Path) -> Measurement:
     windows.count().to_view("quiz_counts")
     settings = sa.Settings(bound=sa.Bound.FINISH, checkpoint_every_ms=1_000)
     with fresh_folder(data) as folder:
-        started = time.perf_counter()
+        started = begin()
         async with sa.run(quiz, folder, settings=settings) as job:
             await job.wait()
             measured = stop(started)
@@ -141,7 +141,7 @@ async def _idle(seconds: float) -> Measurement:
                 while len(seen) < len(durable):  # noqa: ASYNC110 - after the measurement
                     await asyncio.sleep(0.001)
     delays = [at - since for at, since in zip(seen, durable, strict=True)]
-    return Measurement(statistics.median(delays), str(len(delays)), {"mean": statistics.mean(delays)})
+    return Measurement(statistics.median(delays), answer=str(len(delays)), figures={"mean": statistics.mean(delays)})
 
 
 def run(options: Options) -> None:

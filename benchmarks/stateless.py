@@ -9,7 +9,6 @@ checkpoint each second, and then appended to the topic with fsync. The plain scr
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ import streamactors as sa
 
 from .inputs import SUBMISSIONS, submissions
 from .jobs import fresh_folder, values_of
-from .measuring import Measurement, Options, Side, compare, digest, run_loop, stop
+from .measuring import Measurement, Options, Side, begin, compare, digest, run_loop, stop
 
 SCORE_MIN = 50
 BLOCK_BYTES = 256 * 1024
@@ -65,7 +64,7 @@ def ours(data: str) -> Measurement:
 async def _ours(data: Path) -> Measurement:
     settings = sa.Settings(bound=sa.Bound.UNTIL_END, checkpoint_every_ms=1_000)
     with fresh_folder(data) as folder:
-        started = time.perf_counter()
+        started = begin()
         async with sa.run(pipeline(), folder, settings=settings) as job:
             await job.wait()
             measured = stop(started)
@@ -77,7 +76,7 @@ def plain(lines: str) -> Measurement:
     """Line by line."""
     with tempfile.TemporaryDirectory(dir=Path(lines).parent) as folder:
         written = Path(folder) / "passing.jsonl"
-        started = time.perf_counter()
+        started = begin()
         decode, encode = msgspec.json.Decoder(Submission).decode, msgspec.json.Encoder().encode
         with Path(lines).open("rb") as file, written.open("wb") as out:
             for line in file:
@@ -93,7 +92,7 @@ def tuned(lines: str) -> Measurement:
     """Block by block; the comment is dropped by not decoding it."""
     with tempfile.TemporaryDirectory(dir=Path(lines).parent) as folder:
         written = Path(folder) / "passing.jsonl"
-        started = time.perf_counter()
+        started = begin()
         decode, encode = msgspec.json.Decoder(Quiet).decode_lines, msgspec.json.Encoder().encode_lines
         rest = b""
         with Path(lines).open("rb", buffering=0) as file, written.open("wb", buffering=0) as out:

@@ -8,8 +8,7 @@ records in the same order. Plain and tuned plain have no fault tolerance: they r
 
 from __future__ import annotations
 
-import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -20,7 +19,7 @@ import streamactors as sa
 
 from .inputs import DISORDER_MS, SUBMISSIONS, submissions
 from .jobs import fresh_folder, values_of
-from .measuring import Measurement, Options, Side, compare, digest, run_loop, stop
+from .measuring import Measurement, Options, Side, begin, compare, digest, run_loop, stop
 
 SIZE_MS = LATENESS_MS = STEP_MS = 600_000
 TUNED_BYTES = 256 * 1024
@@ -57,7 +56,7 @@ async def _ours(data: Path, batch_records: int) -> Measurement:
     if batch_records:
         settings = replace(settings, batch_records=batch_records)
     with fresh_folder(data) as folder:
-        started = time.perf_counter()
+        started = begin()
         async with sa.run(pipeline(), folder, settings=settings) as job:
             await job.wait()
             measured = stop(started)
@@ -69,7 +68,7 @@ async def _ours(data: Path, batch_records: int) -> Measurement:
 
 def plain(lines: str) -> Measurement:
     """Count line by line, with dicts."""
-    started = time.perf_counter()
+    started = begin()
     counts: Counts = {}
     late = []
     decode = msgspec.json.Decoder(Submission).decode
@@ -101,8 +100,8 @@ class Slim(msgspec.Struct, gc=False):
 
 def tuned(lines: str) -> Measurement:
     """Count by blocks of lines: columns, and a Counter for the newest window; stragglers one by one."""
-    started = time.perf_counter()
-    counts: dict[int, Counter[str]] = {}
+    started = begin()
+    counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
     late: list[bytes] = []
     horizon, next_step, rest = -1, 0, b""
     decode = msgspec.json.Decoder(Slim).decode_lines
@@ -111,29 +110,30 @@ def tuned(lines: str) -> Measurement:
         while block := file.read(TUNED_BYTES):
             end = block.rfind(b"\n") + 1
             block, rest = rest + block[:end], block[end:]
-            values = decode(block)
-            times = list(map(times_of, values))
-            quizzes = list(map(quizzes_of, values))
+            values, split = decode(block), None
+            all_times, all_quizzes = list(map(times_of, values)), list(map(quizzes_of, values))
             first = 0
-            while first < len(times):
-                behind = len(times)
-                if max(times[first:] if first else times) >= next_step:
-                    behind = next(row for row in range(first, behind) if times[row] >= next_step) + 1
-                gone = horizon - SIZE_MS - LATENESS_MS
-                whole = first == 0 and behind == len(times)
-                piece = times if whole else times[first:behind]
-                newest = max(piece) // SIZE_MS * SIZE_MS
-                count = counts.setdefault(newest, Counter())
-                count.update(quizzes if whole else quizzes[first:behind])
-                for row in [row for row, at in enumerate(piece, first) if at < newest]:
+            while first < len(all_times):
+                behind, times, quizzes = len(all_times), all_times, all_quizzes
+                if first:
+                    times, quizzes = times[first:], quizzes[first:]
+                if (greatest := max(times)) >= next_step:  # the piece ends behind the record that passes the step
+                    behind = first + next(row for row, at in enumerate(times) if at >= next_step) + 1
+                    times, quizzes = all_times[first:behind], all_quizzes[first:behind]
+                    greatest = times[-1]
+                newest = greatest // SIZE_MS * SIZE_MS
+                count = counts[newest]
+                count.update(quizzes)
+                for row in [row for row, at in enumerate(times) if at < newest]:
                     quiz, start = quizzes[row], times[row] // SIZE_MS * SIZE_MS
                     count[quiz] -= 1
-                    if start <= gone:
-                        late.append(block.split(b"\n")[row])
+                    if start + SIZE_MS + LATENESS_MS <= horizon:
+                        split = split or block.split(b"\n")
+                        late.append(split[first + row])
                     else:
-                        counts.setdefault(start, Counter())[quiz] += 1
-                if times[behind - 1] >= next_step:
-                    horizon = (times[behind - 1] - DISORDER_MS) // STEP_MS * STEP_MS
+                        counts[start][quiz] += 1
+                if greatest >= next_step:
+                    horizon = (greatest - DISORDER_MS) // STEP_MS * STEP_MS
                     next_step = horizon + STEP_MS + DISORDER_MS
                 first = behind
     found = {(quiz, start): n for start, count in counts.items() for quiz, n in count.items() if n}

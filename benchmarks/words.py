@@ -6,7 +6,6 @@ python -m benchmarks words
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,7 @@ import streamactors as sa
 
 from .inputs import WORD_LINES, WORDS_A_LINE, words
 from .jobs import fresh_folder, values_of
-from .measuring import Measurement, Options, Side, compare, digest, run_loop, stop
+from .measuring import Measurement, Options, Side, begin, compare, digest, run_loop, stop
 
 
 def count(word: str, seen: int | None) -> tuple[tuple[str, int], int]:
@@ -40,7 +39,7 @@ def ours(data: str) -> Measurement:
 async def _ours(data: Path) -> Measurement:
     settings = sa.Settings(bound=sa.Bound.UNTIL_END, checkpoint_every_ms=1_000)
     with fresh_folder(data) as folder:
-        started = time.perf_counter()
+        started = begin()
         async with sa.run(pipeline(), folder, settings=settings) as job:
             await job.wait()
             measured = stop(started)
@@ -52,7 +51,7 @@ def plain(lines: str) -> Measurement:
     """Line by line, word by word."""
     with tempfile.TemporaryDirectory(dir=Path(lines).parent) as folder:
         written = Path(folder) / "counts.jsonl"
-        started = time.perf_counter()
+        started = begin()
         decode, encode = msgspec.json.Decoder(str).decode, msgspec.json.Encoder().encode
         counts: dict[str, int] = {}
         with Path(lines).open("rb") as file, written.open("wb") as out:
