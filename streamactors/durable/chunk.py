@@ -17,7 +17,7 @@ _SOUGHT_SHARE = 16
 """One value in this many is looked for by itself; to look for more costs more than splitting."""
 
 _GUESSES = 6
-"""Guesses at a line's place: with lines of similar lengths the second is right, and those of wild lengths are walked."""
+"""Guesses at a line's place: with lines of similar lengths the second is right, and those of wild are walked."""
 
 _NEAR = 8
 """Lines that are found one by one: as long as another count takes to start."""
