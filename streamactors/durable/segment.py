@@ -41,7 +41,7 @@ from .tables import Tables
 
 READ_BYTES = 256 * 1024
 """Bytes read in one go. Fewer: the hand-over to a thread (about 60 µs) is more than a few percent of decoding them.
-More: a buffer of 1 MiB goes back to the system each time, and comes back as 256 page faults (0.3 s of kernel time for 400 MB)."""
+More: a buffer of 1 MiB goes back to the system each time, and comes back as 256 page faults (0.3 s for 400 MB)."""
 
 HEADERS_READ_BYTES = 64 * 1024
 """Bytes read in one go where only headers are wanted: many small frames, or the head of a large one."""
