@@ -28,10 +28,10 @@ class Script:
         self.values, self.changed = {}, set()
         self.out, self.late, self.final = [], [], []
 
-    def show(self, start, key, kind):
+    def show(self, start, key, kind, offset=None):
         end = start + SIZE
         output = self.final if kind == Kind.FINAL else self.out
-        output.append((key, self.fold(self.values[start, key]), end - 1, (start, end), kind, None))
+        output.append((key, self.fold(self.values[start, key]), end - 1, (start, end), kind, offset))
 
     def record(self, value, time, key, offset):
         start = time // SIZE * SIZE
@@ -43,7 +43,7 @@ class Script:
         if last > self.watermark:
             self.changed.add((start, key))
         else:
-            self.show(start, key, Kind.CORRECTION)
+            self.show(start, key, Kind.CORRECTION, offset)  # of the record that caused it
 
     def watermark_to(self, time):
         if time <= self.watermark:
