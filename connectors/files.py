@@ -173,5 +173,5 @@ class _LinesOrigin:
     offsets: list[int]
     lines: list[bytes]
 
-    def original(self, offset: int) -> Any:
-        return self.lines[bisect_left(self.offsets, offset)]
+    def originals(self, offsets: Sequence[int]) -> list[Any]:
+        return [self.lines[bisect_left(self.offsets, offset)] for offset in offsets]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,5 +63,5 @@ class _ItemsOrigin:
     def source(self) -> str:
         return self.items.id
 
-    def original(self, offset: int) -> Any:
-        return self.items.values[offset]
+    def originals(self, offsets: Sequence[int]) -> list[Any]:
+        return [self.items.values[offset] for offset in offsets]

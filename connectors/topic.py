@@ -32,6 +32,9 @@ from streamactors.durable.partition import Reader
 
 ENCODINGS = ("json", "msgpack", "raw")
 
+_SOUGHT_SINGLY = 2
+"""Originals of a batch that are sought one by one (30 µs each); for more, splitting the chunk costs less (70 µs)."""
+
 
 # The source. ----------------------------------------------------------------------------------------------------------
 
@@ -138,8 +141,12 @@ class _TopicOrigin:
         self._chunks = chunks
         self._firsts = [chunk.first for chunk in chunks]
 
-    def original(self, offset: int) -> bytes:
-        return self._chunks[bisect_right(self._firsts, offset) - 1].value(offset)
+    def originals(self, offsets: Sequence[int]) -> list[bytes]:
+        chunks = [self._chunks[bisect_right(self._firsts, offset) - 1] for offset in offsets]
+        if len(offsets) > _SOUGHT_SINGLY:
+            for chunk in dict.fromkeys(chunks):
+                chunk.values()  # splits it, once: from here on each value costs an index
+        return [chunk.value(offset) for chunk, offset in zip(chunks, offsets, strict=True)]
 
 
 # The sink. ------------------------------------------------------------------------------------------------------------

@@ -49,8 +49,8 @@ class Origin(Protocol):
     def partition(self) -> int:
         """The source's partition."""
 
-    def original(self, offset: int) -> Any:
-        """Return the record at *offset* as it stands in the source: its bytes, or for a list its object."""
+    def originals(self, offsets: Sequence[int]) -> list[Any]:
+        """Return the records at *offsets* as they stand in the source: their bytes, or for a list its objects."""
 
 
 class Batch:
@@ -158,4 +158,4 @@ class Batch:
     def originals(self) -> list[Any]:
         """Return each row's source record as it stands in the source."""
         assert self.origin is not None, "a batch without an origin has no originals"
-        return list(map(self.origin.original, self.offsets))
+        return self.origin.originals(self.offsets)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import countOf
+from typing import Any
 
 from streamactors.core.batch import Batch
 from streamactors.core.connectors import SourceReader
@@ -23,7 +24,7 @@ from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.engine.actor import Actor
 
 from .operator import AsyncOperator, Operator, bad_record
-from .selectors import Selector, column
+from .selectors import Selector, column, known_type
 from .sequencing import Head, PartitionId
 
 
@@ -39,6 +40,9 @@ class EventTime:
 
     idle_after_ms: int | None
     """A partition that had nothing for so long leaves the watermark's minimum. None: never."""
+
+    of: Any = None
+    """Type of all values that the selector is given, where a decoder has made sure of it."""
 
     pace_when_idle: bool = True
     """When all partitions are idle, event time goes on with the clock, so that the last window closes."""
@@ -71,7 +75,8 @@ class Reader(Actor):
         self._end = end  # where a bounded run stops
         self._chain = list(chain)
         self._event_time = event_time
-        self._times = column(event_time.selector) if event_time is not None else None
+        self._times = column(event_time.selector, event_time.of) if event_time is not None else None
+        self._times_are_int = event_time is not None and known_type(event_time.selector, event_time.of) is int
         self._batch_records = batch_records
         self._clock = clock
         self._ready: deque[Head] = deque()
@@ -180,7 +185,7 @@ class Reader(Actor):
     def _checked(self, batch: Batch) -> Batch:
         """Refuse what is no time: a str or None would fail much later, at a place that says nothing."""
         times = batch.timestamps or []
-        if countOf(map(type, times), int) == len(times):
+        if self._times_are_int or countOf(map(type, times), int) == len(times):
             least, greatest = batch.time_bounds
             if least > MIN_TIME and greatest < MAX_TIME:
                 return batch

@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction
 from operator import attrgetter, countOf, itemgetter, length_hint
-from typing import Any
+from typing import Any, get_type_hints
+
+import msgspec
 
 from streamactors.core.batch import Batch
 from streamactors.core.errors import BadRecord, PipelineError
@@ -25,14 +27,33 @@ Column = Callable[[str, Batch], list[Any]]
 """``column(operator_name, batch)`` returns one item for each row."""
 
 
-def column(selector: Selector) -> Column:
-    """Return the function that takes *selector*'s column out of a batch; the batch's own list when it is None."""
+def column(selector: Selector, of: Any = None) -> Column:
+    """
+    Return the function that takes *selector*'s column out of a batch; the batch's own list when it is None.
+
+    *of* is the type of all values, where a decoder has made sure of it: then no row is asked for its type.
+    """
     if selector is None:
         return _values
     if isinstance(selector, str):
-        return partial(_field, selector)
+        return partial(_attribute, attrgetter(selector)) if _is_struct(of) else partial(_field, selector)
     require_plain("a selector", selector)
     return partial(_called, selector)
+
+
+def known_type(selector: Selector, of: Any) -> Any:
+    """Return the exact type of *selector*'s column if values of type *of* can't hold another, else None."""
+    if not isinstance(selector, str) or not _is_struct(of):
+        return None
+    kind = get_type_hints(of).get(selector)
+    return kind if kind in (int, str) else None
+
+
+def missing_field(selector: Selector, of: Any) -> str | None:
+    """Say that values of type *of* have no such field, if that is known before there is a value."""
+    if not isinstance(selector, str) or not _is_struct(of) or hasattr(of, selector):
+        return None
+    return f"{of.__name__} has no field {selector!r}; its fields are {', '.join(of.__struct_fields__)}."
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -76,6 +97,10 @@ def _called(function: Callable[[Any], Any], name: str, batch: Batch) -> list[Any
     return call_each(name, function, batch)
 
 
+def _attribute(get: Callable[[Any], Any], name: str, batch: Batch) -> list[Any]:
+    return call_each(name, get, batch)
+
+
 def _field(field: str, name: str, batch: Batch) -> list[Any]:
     if not batch.values:
         return []
@@ -94,6 +119,10 @@ def _field(field: str, name: str, batch: Batch) -> list[Any]:
 
 def _getter(field: str, kind: type) -> Callable[[Any], Any]:
     return itemgetter(field) if issubclass(kind, Mapping) else attrgetter(field)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def _fields(row: Any) -> str:

@@ -27,7 +27,7 @@ from streamactors.core.keys import canonical_key, canonical_keys, plain_keys
 from streamactors.core.limits import BATCH_RECORDS_MAX
 
 from .operator import Emit, Operator, bad_record, call_each
-from .selectors import Selector, column, require_plain
+from .selectors import Selector, column, known_type, require_plain
 
 
 class Map(Operator):
@@ -83,9 +83,10 @@ class FlatMap(Operator):
 class KeyBy(Operator):
     """Give each row a key: a field, or what a function returns. The window that a row came from ends here."""
 
-    def __init__(self, selector: Selector) -> None:
+    def __init__(self, selector: Selector, of: Any = None) -> None:
         super().__init__()
-        self._take = column(selector)
+        self._take = column(selector, of)
+        self._canonical = known_type(selector, of) is not None  # int and str are canonical keys as they are
 
     def on_batch(self, batch: Batch) -> None:
         """Emit the rows under their new keys."""
@@ -94,7 +95,7 @@ class KeyBy(Operator):
         assert_appends(batch, "a new key")
         raw = self._take(self.name, batch)
         try:
-            keys = canonical_keys(raw)
+            keys = raw if self._canonical else canonical_keys(raw)
         except PipelineError:
             raise self._bad_key(batch, raw) from None
         self.emit(batch.replace(keys=keys, windows=None, kinds=None))

@@ -170,8 +170,8 @@ class WindowOperator(Operator):
         self._state.put_many(start, dict(zip(keys, accs, strict=True)))
         if self._changed_state is not None:
             changed = self._changed.setdefault(start, set())
-            fresh = piece.counts.keys() - changed
-            if fresh:
+            if not changed.issuperset(piece.counts):
+                fresh = piece.counts.keys() - changed
                 changed |= fresh
                 self._changed_state.put_many(start, dict.fromkeys(fresh, True))
 

@@ -26,7 +26,7 @@ from streamactors.flow import aggregates as agg
 from streamactors.flow import async_transforms, transforms
 from streamactors.flow.reader import EventTime
 from streamactors.flow.running import AsyncMapWithState, MapWithState, RunningAggregate
-from streamactors.flow.selectors import Selector, describe, is_async
+from streamactors.flow.selectors import Selector, describe, is_async, missing_field
 from streamactors.flow.window_operator import WindowOperator
 from streamactors.flow.windows import Tumbling
 
@@ -122,8 +122,10 @@ class Stream(Generic[T]):
             )
         if self.shape.event_time:
             raise refuse("event_time", where, "this stream has event time already.", "Remove one of the two.")
+        self._require_field("event_time", selector)
         event_time = EventTime(
             selector,
+            of=self.shape.type,
             disorder_ms=duration_ms(disorder),
             idle_after_ms=None if idle_after is None else duration_ms(idle_after),
             pace_when_idle=pace_when_idle,
@@ -140,12 +142,13 @@ class Stream(Generic[T]):
     def key_by(self, selector: Selector, *, name: str | None = None) -> KeyedStream[T]:
         """Say which records belong together: by a field, or a function that gives str, int, bytes, a tuple, ...."""
         self._require_append("key_by")
+        self._require_field("key_by", selector)
         node = self._add(
             "key_by",
             name,
             replace(self.shape, repartitioned=True),
             detail=describe(selector),
-            build=partial(transforms.KeyBy, selector),
+            build=partial(transforms.KeyBy, selector, self.shape.type),
         )
         node.shape = replace(node.shape, keyed_by=node)
         return KeyedStream(self.graph, node)
@@ -196,6 +199,11 @@ class Stream(Generic[T]):
         """Refuse *what* on an upsert stream: it would take each correction for a new record."""
         if self.shape.upsert:
             raise refuse(what, caller(), f"{self.node!r} {_REPLACES}", _REPLACES_REMEDY)
+
+    def _require_field(self, what: str, selector: Selector) -> None:
+        """Refuse a field that is known not to be there, before the first record says so."""
+        if (why := missing_field(selector, self.shape.type)) is not None:
+            raise refuse(what, caller(), why, "Name one of them, or add it to the type.")
 
     def _as_rows(self, kind: str, name: str | None) -> Stream[transforms.Row]:
         shape = replace(self.shape, type=transforms.Row, windowed=False, upsert=False)

@@ -14,7 +14,6 @@ life of the job finds what the one before left. What must hold:
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable

@@ -13,6 +13,7 @@ Several lists are several partitions. Offsets count records, not marks.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,8 +118,8 @@ class _ScriptOrigin:
     partition: int
     values: list[Any]
 
-    def original(self, offset: int) -> Any:
-        return self.values[offset]
+    def originals(self, offsets: Sequence[int]) -> list[Any]:
+        return [self.values[offset] for offset in offsets]
 
 
 def _partition(script: list[Any]) -> _Partition:

@@ -7,7 +7,7 @@ import pytest
 
 from streamactors.core.batch import Batch
 from streamactors.core.errors import BadRecord, PipelineError
-from streamactors.flow.selectors import column, describe, is_async
+from streamactors.flow.selectors import column, describe, is_async, known_type
 
 
 class Quiz(msgspec.Struct):
@@ -64,3 +64,17 @@ def test_a_selector_is_a_name_or_a_function():
 
 def test_selectors_show_in_plans():
     assert [describe("a"), describe(None), describe(len)] == ["'a'", "", "len"]
+
+
+class Typed(msgspec.Struct):
+    name: str
+    number: int
+    either: int | str
+
+
+@pytest.mark.parametrize(
+    ("selector", "of", "kind"),
+    [("name", Typed, str), ("number", Typed, int), ("either", Typed, None), ("name", None, None), (len, Typed, None)],
+)
+def test_only_what_a_decoder_has_made_sure_of_is_known_before_there_is_a_row(selector, of, kind):
+    assert known_type(selector, of) is kind

@@ -13,8 +13,8 @@ from tests.flow.fakes import Part, rows
 class Origin:
     source, partition = "clicks", 0
 
-    def original(self, offset):
-        return b"original %d" % offset
+    def originals(self, offsets):
+        return [b"original %d" % offset for offset in offsets]
 
 
 def appended(values):

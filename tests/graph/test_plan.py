@@ -303,3 +303,14 @@ def test_describe_shows_fusing_parts_and_state():
         "view.counts by [key, window start]",
     ]:
         assert part in text, text
+
+
+@pytest.mark.parametrize("use", [lambda stream: stream.key_by("usr"), lambda stream: stream.filter(bool).key_by("usr")])
+def test_a_field_that_a_typed_stream_does_not_have_is_refused_before_any_record_is_read(use):
+    with pytest.raises(sa.PipelineError, match=r"Event has no field 'usr'; its fields are user, at, value"):
+        use(events(pipeline()))
+
+
+def test_an_event_time_field_that_is_not_there_is_refused():
+    with pytest.raises(sa.PipelineError, match="no field 'when'"):
+        pipeline().topic("t", Event).event_time("when")
