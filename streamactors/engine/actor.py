@@ -83,6 +83,7 @@ class ActorGroup:
         self._actors = list(actors)
         self._tasks: dict[asyncio.Task[None], Actor] = {}
         self._cause: BaseException | None = None
+        self._stopped = False
 
     async def run(self) -> None:
         """Start all, oldest first; return when all have ended; when one fails, stop the others and raise its error."""
@@ -97,6 +98,7 @@ class ActorGroup:
 
     def stop(self) -> None:
         """Ask all to stop, newest first; ``run`` then returns. Who hangs is cancelled after the grace."""
+        self._stopped = True
         for actor in reversed(self._actors):
             actor.stop()
         asyncio.get_running_loop().call_later(STOP_GRACE_SECONDS, self._cancel_late)
@@ -109,7 +111,8 @@ class ActorGroup:
         pending = set(self._tasks)
         while pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            self._cause = next((error for task in done if (error := _failure(task)) is not None), None)
+            failures = [error for task in done if (error := self._failure(task)) is not None]
+            self._cause = failures[0] if failures else None
             if self._cause is not None:
                 return
 
@@ -124,7 +127,17 @@ class ActorGroup:
             task.cancel()
         if late:
             await asyncio.wait(late)
+        for task in running:
+            if not task.cancelled():
+                task.exception()  # a consequence of the cause, which is raised; asyncio need not report it
 
-
-def _failure(task: asyncio.Task[None]) -> BaseException | None:
-    return task.exception() if task.done() and not task.cancelled() else None
+    def _failure(self, task: asyncio.Task[None]) -> BaseException | None:
+        if not task.cancelled():
+            return task.exception()
+        if self._stopped:  # we cancelled it, because it hung
+            return None
+        # Without this, an actor would be gone and nobody would know: the others would wait for it for ever.
+        return RuntimeError(
+            f"{task.get_name()} was cancelled, and not by its supervisor: a function that it awaited raised "
+            "CancelledError, or somebody cancelled its task. Let functions raise TimeoutError or an error of their own."
+        )

@@ -86,6 +86,7 @@ class Coordinator(Actor):
         self._requests: list[asyncio.Future[int | None]] = []
         self._answering: list[asyncio.Future[int | None]] = []
         self._pressed = False
+        self._closed = False
         sequencer.on_cut = self._on_cut
         sequencer.on_exhausted = self.wake
         for stage in stages:
@@ -102,6 +103,8 @@ class Coordinator(Actor):
 
         None: the region failed or ended first.
         """
+        if self._closed:  # its actors may still be ending
+            return None
         answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._requests.append(answer)
         self.wake()
@@ -225,9 +228,12 @@ class Coordinator(Actor):
 
     async def _close(self) -> None:
         """Wait for what was handed to the writer's thread or a target; tell who waits that there will be no answer."""
-        if self._committing is not None and not self._committing.done():
-            await asyncio.wait([self._committing])
-        _answer([*self._requests, *self._answering], None)
+        self._closed = True
+        try:
+            if self._committing is not None and not self._committing.done():
+                await asyncio.wait([self._committing])
+        finally:
+            _answer([*self._requests, *self._answering], None)
 
 
 def _answer(answers: list[asyncio.Future[int | None]], epoch: int | None) -> None:

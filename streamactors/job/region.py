@@ -4,7 +4,8 @@ One attempt, in numbered steps that the code repeats:
 
     1. the attempt is raised, durably: what still bears the old one can't be committed any more
     2. the last checkpoint is read: position, and with it all state
-    3. pending output that a checkpoint holds and a target does not show is committed (E2)
+    3. pending output that a checkpoint holds and a target does not show is committed (E2); also when there is nothing
+       more to run, because the input was complete: what the last epoch of all wrote may be among it
     4. actors are wired and started, from the end of the stream to its source
     5. one of them fails: all are stopped, newest first; commits that are on their way are waited for (the
        coordinator's last act); after a backoff with jitter, again from 1
@@ -51,6 +52,7 @@ class RegionSupervisor:
         self._intensity = RestartIntensity(region.settings.restarts, region.world.ports.random)
         self._log = logging.getLogger(f"streamactors.{region.job}.{region.plan.id}")
         self._draining = False
+        self._stopping = False
         self._group: ActorGroup | None = None
 
     @property
@@ -67,6 +69,9 @@ class RegionSupervisor:
             except _FINAL:
                 raise
             except Exception as error:
+                if self._stopping:  # it goes down with what it was asked to give up anyway
+                    self._log.warning("region %s failed while it was stopped: %s", self.id, error)
+                    return
                 delay = self._intensity.on_failure(clock.monotonic())
                 if delay is None:
                     raise
@@ -92,6 +97,7 @@ class RegionSupervisor:
 
     def stop(self) -> bool:
         """Stop where it stands; recovery does the rest. Return False when no attempt is running."""
+        self._stopping = True
         if self._group is not None:
             self._group.stop()
         return self._group is not None
@@ -101,13 +107,13 @@ class RegionSupervisor:
         threads, lane = region.world.ports.threads, state_lane(region.job)
         self.attempt = await threads.run(lane, region.store.begin_attempt, region.plan.id)  # 1
         restored = region.store.restore(region.plan.id)  # 2
-        if position_of(region, restored).finished:
-            self.finished = True
-            return
         for target in region.targets.values():  # 3
             with region.store.snapshot() as snapshot:
                 rows = snapshot.scan(target.committer.database)
             await target.committer.recover(rows)
+        if position_of(region, restored).finished:
+            self.finished = True
+            return
         running = await wire(region, self.attempt, restored)  # 4
         self.running, self._group = running, ActorGroup(running.actors)
         if self._draining:

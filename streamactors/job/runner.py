@@ -105,7 +105,10 @@ class Job:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             if any(not task.cancelled() and task.exception() is not None for task in done):
                 await self.stop()
-        failures = [e for task in self._tasks if not task.cancelled() and isinstance(e := task.exception(), Exception)]
+        errors = [e for task in self._tasks if not task.cancelled() and (e := task.exception()) is not None]
+        failures = [error for error in errors if isinstance(error, Exception)]
+        if len(failures) < len(errors):  # what is no Exception is nobody's to wrap: it goes on as it is
+            raise next(error for error in errors if not isinstance(error, Exception))
         if failures:
             names = ", ".join(
                 region.id for task, region in self._tasks.items() if not task.cancelled() and task.exception()

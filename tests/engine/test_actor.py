@@ -105,3 +105,15 @@ async def test_an_actor_that_hangs_in_foreign_code_is_cancelled_after_the_grace(
     fails.fail_with = ValueError("broken")
     with pytest.raises(ValueError, match="broken"):
         await ActorGroup([Hangs("hangs"), fails]).run()
+
+
+async def test_an_actor_that_cancels_itself_has_failed():
+    """A function that it awaits may raise CancelledError; the others would wait for it for ever."""
+
+    class Cancels(Actor):
+        async def step(self):
+            raise asyncio.CancelledError
+
+    group = ActorGroup([Recorder("waits", []), Cancels("cancels")])
+    with pytest.raises(RuntimeError, match="cancels was cancelled"):
+        await group.run()
