@@ -32,6 +32,9 @@ from streamactors.durable.partition import Reader
 
 ENCODINGS = ("json", "msgpack", "raw")
 
+_PART_CACHE_MAX = 200_000
+"""Keys whose partition a sink remembers; then it starts afresh, or a stream of ever new keys would fill the memory."""
+
 _SOUGHT_SINGLY = 2
 """Originals of a batch that are sought one by one (30 µs each); for more, splitting the chunk costs less (70 µs)."""
 
@@ -211,7 +214,7 @@ class TopicSink:
 
     async def target(self, world: World) -> _TopicTarget:
         """Open the topic for commits."""
-        return _TopicTarget(await world.log.topic(self.name))
+        return _TopicTarget(world.log, await world.log.topic(self.name))
 
 
 class _TopicWriter:
@@ -287,6 +290,8 @@ class _TopicWriter:
             for row, offset in enumerate(batch.offsets):
                 rows.setdefault(offset % partitions, []).append(row)
             return rows
+        if len(self._part_of) > _PART_CACHE_MAX:
+            self._part_of.clear()
         for key in set(batch.keys).difference(self._part_of):
             self._part_of[key] = crc32(_key_bytes(key)) % partitions
         for row, key in enumerate(batch.keys):
@@ -324,10 +329,13 @@ def _key_bytes(key: CanonicalKey) -> bytes:
 
 
 class _TopicTarget:
-    def __init__(self, topic: Any) -> None:
+    def __init__(self, log: Any, topic: Any) -> None:
+        self._log = log
         self._topic: Topic = topic
 
     async def last_stamp(self, partition: int, job: str, sink: str) -> Stamp | None:
+        # A region that starts again asks this first. If a failed sync has closed the partition, the log opens it anew.
+        self._topic = await self._log.topic(self._topic.name)
         return await self._topic.partition(partition).last_stamp(job, sink)
 
     async def commit(self, payload: Payload, stamp: Stamp, expect: Stamp | None) -> None:

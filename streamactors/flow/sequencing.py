@@ -70,6 +70,7 @@ class Position(msgspec.Struct):
     horizon: int = MIN_TIME
     clock: int = MIN_TIME
     clock_until: int = MIN_TIME
+    stirred: bool = False  # a record came since the last clock mark: after a restart too, it has yet to be shown
     sequence: int = 0
     finished: bool = False
     followed: int = 0  # entries that are done of a journal that is followed
@@ -87,7 +88,6 @@ class Sequencing:
             (p.source, p.partition): p for p in position.partitions
         }
         self._clock_longest = clock_longest  # the longest period that an operator waits for
-        self._stirred = False  # a record came since the last clock mark
 
     @property
     def watermark(self) -> int:
@@ -110,7 +110,7 @@ class Sequencing:
         self._note_read(source, first, end)
         if not batch.values:
             return
-        self._stirred = True
+        self.position.stirred = True
         if self.step is None:
             yield batch
         else:
@@ -171,9 +171,9 @@ class Sequencing:
         """
         if mark <= self.position.clock:
             return
-        if self._stirred:
+        if self.position.stirred:
             self.position.clock_until = mark + self._clock_longest
-            self._stirred = False
+            self.position.stirred = False
         if mark <= self.position.clock_until:
             yield from self.mark(mark)
 

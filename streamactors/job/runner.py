@@ -176,13 +176,11 @@ class Job:
     async def start(self) -> None:
         """Take the numbered steps of the module's header."""
         plans = plan(self._pipeline)  # 1
-        threads, disk = self._ports.threads, self._ports.disk
-        lane = state_lane(self.name)
-        await threads.run(lane, disk.make_folder, self._folder)
-        self._lock = await threads.run(lane, disk.lock, self._folder / "job.lock")  # 2
+        threads, lane = self._ports.threads, state_lane(self.name)
+        await threads.run(lane, self._take_lock)  # 2
         for prepare in self._pipeline.preparations:  # 3
             await prepare(self.log)
-        self._store = store = await threads.run(lane, self._open_store)  # 4
+        store = await threads.run(lane, self._open_store)  # 4
         self.views = ViewReader(store)
         identity = await threads.run(
             lane, lambda: store.identity(self.name, version=VERSION, new_id=self._ports.new_id())
@@ -201,13 +199,24 @@ class Job:
             await target.committer.close()
         if self._own_log:
             await self.log.close()
-        if self._store is not None:
-            await self._ports.threads.run(state_lane(self.name), self._store.close)
-        if self._lock is not None:
-            await self._ports.threads.run(state_lane(self.name), self._lock.release)
+        await self._ports.threads.run(state_lane(self.name), self._release)
+
+    # In the lane. What these take is noted there: a start that is cancelled meanwhile would not hear of it, and then
+    # ``close``, which comes behind them in the lane, could not give it back.
+
+    def _take_lock(self) -> None:
+        self._ports.disk.make_folder(self._folder)
+        self._lock = self._ports.disk.lock(self._folder / "job.lock")
 
     def _open_store(self) -> Store:
-        return Store.open(self._folder, sync=self._settings.sync, quota_bytes=self._settings.quota_bytes)
+        self._store = Store.open(self._folder, sync=self._settings.sync, quota_bytes=self._settings.quota_bytes)
+        return self._store
+
+    def _release(self) -> None:
+        if self._store is not None:
+            self._store.close()
+        if self._lock is not None:
+            self._lock.release()
 
     async def _region(self, region: RegionPlan, store: Store, incarnation: str) -> RegionWorld:
         source = region.source.source
@@ -241,7 +250,9 @@ class Job:
         """Refuse a stored checkpoint that does not fit the pipeline."""
         wanted = {region.id: region.signature() for region in plans}
         stored = store.plan
-        if stored is not None and (differences := _differences(stored, wanted)):
+        # What was planned and never ran to a checkpoint binds nobody: there is no state to fit.
+        begun = {region: was for region, was in (stored or {}).items() if store.restore(region) is not None}
+        if differences := _differences(begun, wanted):
             raise PipelineError(
                 f"pipeline {self.name} does not fit its checkpoint in {self._folder}: {'; '.join(differences)}. State "
                 "is found again by operator id, and only the operator that made it can go on with it. Undo the change, "

@@ -15,6 +15,7 @@ import msgspec
 
 from streamactors.core.batch import Batch
 from streamactors.core.connectors import SinkTarget, SourceReader, World
+from streamactors.core.errors import PipelineError
 from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.durable.state import Durable, KeyedState, OperatorRow
 from streamactors.durable.store import Restored, Store
@@ -110,10 +111,19 @@ def last_epoch(attempt: int, restored: Restored | None) -> int:
 
 def position_of(region: RegionWorld, restored: Restored | None) -> Position:
     """Return where the region's input stands: at its checkpoint, or before everything."""
-    if restored is not None:
-        return msgspec.convert(restored.position, Position)
     event_time = region.plan.event_time
     disorder = 0 if event_time is None else event_time.disorder_ms
+    if restored is not None:
+        position = msgspec.convert(restored.position, Position)
+        if len(position.partitions) != region.partitions:
+            raise PipelineError(
+                f"source {region.plan.source!r} has {region.partitions} partitions, its checkpoint has read "
+                f"{len(position.partitions)}; their number is fixed for the life of a job (each text file is one). "
+                "Give it the partitions that it had, or give the pipeline another name and let it start anew."
+            )
+        for part in position.partitions:
+            part.disorder = disorder  # the plan's: it may have been changed since
+        return position
     return Position([PartitionPosition(region.plan.id, part, disorder) for part in range(region.partitions)])
 
 

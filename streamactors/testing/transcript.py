@@ -27,7 +27,7 @@ _NOTED = {
     "after Store.begin_attempt": "a new attempt is durable",
     "after Store.commit": "the commit is durable",
     "after GroupCommit._write": "an append is durable",
-    "before Store.close": "closes",
+    "before Job._release": "closes",
 }
 """Work of threads that is part of a protocol."""
 

@@ -100,6 +100,14 @@ async def test_more_than_an_append_holds_becomes_several_payloads(data_dir):
     assert len(found[0]) == 5_000
 
 
+def test_ever_new_keys_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("connectors.topic._PART_CACHE_MAX", 4)
+    writer = TopicSink("out").writer(2)
+    for number in range(100):
+        writer.write(batch([number], canonical_keys([number])))
+    assert len(writer._part_of) <= 5
+
+
 def test_a_value_that_can_not_be_encoded_is_named():
     writer = TopicSink("t").writer(1)
     with pytest.raises(sa.BadRecord, match=r"topic t can't handle record <object.*can't be encoded"):

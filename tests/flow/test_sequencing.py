@@ -208,6 +208,17 @@ def test_clock_marks_stop_when_nothing_can_wait_for_them_any_more():
     assert marks == [ClockMark(20), ClockMark(30), ClockMark(40), ClockMark(50)]
 
 
+def test_a_record_before_a_restart_still_gets_its_clock_marks_after_it():
+    """Else an early result that was due when the job stopped would wait for another record."""
+    before = sequencing(step=None, clock_longest=30)
+    list(before.admit(("s", 0), Batch(["a"], offsets=range(1)), 1))
+    restored = msgspec.convert(msgspec.to_builtins(before.position), Position)
+    after = Sequencing(restored, step=None, clock_longest=30)
+    assert [mark for time in range(20, 100, 10) for mark in after.clock(time)] == [
+        ClockMark(time) for time in (20, 30, 40, 50)
+    ]
+
+
 def test_the_clock_does_not_go_back():
     sequence = sequencing(step=None, clock_longest=30)
     list(sequence.admit(("s", 0), Batch(["a"], offsets=range(1)), 1))

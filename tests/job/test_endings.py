@@ -7,6 +7,7 @@ from msgspec import json
 
 import streamactors as sa
 from streamactors.core.connectors import Payload
+from streamactors.durable.files import RealFile
 from streamactors.engine.restarts import RestartPolicy
 from streamactors.testing.idle import settle
 
@@ -185,3 +186,32 @@ def raises_no_exception(value):
 async def test_what_is_no_exception_is_not_swallowed(data_dir):
     with pytest.raises(NoException):
         await run(pipeline(raises_no_exception), data_dir, sa.Bound.FINISH)
+
+
+async def test_a_sink_topic_that_a_failed_sync_has_closed_is_opened_anew_by_the_restart(data_dir, monkeypatch):
+    failures, sync = [OSError(5, "I/O error")], RealFile.sync
+
+    def sync_that_fails_once(file):
+        if failures and "/log/out/" in str(file._path) and file._path.suffix == ".segment":
+            raise failures.pop()
+        sync(file)
+
+    monkeypatch.setattr(RealFile, "sync", sync_that_fails_once)
+    job = await run(pipeline(int), data_dir, sa.Bound.UNTIL_END)
+    assert job.status().regions[0].restarts == 1
+    async with sa.Log(data_dir) as log:
+        assert (await log.topic("out")).partition(0).durable_end() == 3
+
+
+async def test_a_start_that_is_cancelled_at_any_point_leaves_nothing_held(data_dir):
+    async def embedded():
+        async with sa.run(pipeline(int), data_dir, settings=sa.Settings(**SETTINGS)):
+            await asyncio.Event().wait()
+
+    for rounds in range(0, 400, 3):
+        starting = asyncio.create_task(embedded())
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting

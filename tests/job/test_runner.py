@@ -234,6 +234,42 @@ async def test_a_checkpoint_that_does_not_fit_the_pipeline_is_refused(data_dir, 
     assert await run_to_end(counting(), data_dir) == {"counts": {"u0": 3, "u1": 3, "u2": 3}}
 
 
+async def test_a_pipeline_that_never_came_to_a_checkpoint_may_be_changed(data_dir):
+    with pytest.raises(sa.UsageError, match="there is no topic events"):
+        await run_to_end(counting(), data_dir)
+    await filled(data_dir)
+    flow = sa.Pipeline("counts")
+    flow.topic("events", Event).key_by("user").count(name="other").to_view("renamed")
+    assert await run_to_end(flow, data_dir) == {"renamed": {"u0": 3, "u1": 3, "u2": 3}}
+
+
+async def test_more_partitions_than_the_checkpoint_has_read_are_refused(data_dir, tmp_path):
+    def lines(*names):
+        for name in names:
+            (tmp_path / name).write_text(f"{name}\n")
+        flow = sa.Pipeline("lines")
+        flow.text_lines(*[tmp_path / name for name in names]).key_by(None).count().to_view("lines")
+        return flow
+
+    assert await run_to_end(lines("a"), data_dir) == {"lines": {"a": 1}}
+    with pytest.raises(sa.JobFailed, match="has 2 partitions, its checkpoint has read 1"):
+        await run_to_end(lines("a", "b"), data_dir)
+
+
+async def test_a_disorder_that_was_changed_is_used_from_the_next_start_on(data_dir):
+    def windows(disorder):
+        flow = sa.Pipeline("windows")
+        by_user = flow.topic("events", Event).event_time("at", disorder=disorder).key_by("user")
+        by_user.window(sa.Tumbling("1s")).count().to_view("counts")
+        return flow
+
+    await filled(data_dir, 4)  # at 0, 1, 2 and 3 s
+    assert await run_to_end(windows("1h"), data_dir) == {}
+    async with sa.Log(data_dir) as log:
+        await (await log.topic("events")).append_many(events(1, first=4))
+    assert len((await run_to_end(windows(0), data_dir))["counts"]) == 4
+
+
 async def test_another_number_of_parts_does_not_fit_either(data_dir):
     await filled(data_dir)
     await run_to_end(counting(), data_dir)
