@@ -147,8 +147,10 @@ class Sequencer(Actor):
         self._admit(key, min(records, limit, self._batch_records))
         return True
 
-    def _admit(self, key: PartitionId, records: int) -> None:
+    def _admit(self, key: PartitionId, records: int, until: int | None = None) -> None:
         batch, end = self._readers[key].take(records)
+        if until is not None:  # the journal's range may end among records that a filter has dropped
+            end = min(end, until)
         self.records += len(batch)
         for message in self.sequencing.admit(key, batch, end):
             self._send(message, self._outputs[key[0]])
@@ -182,7 +184,7 @@ class Sequencer(Actor):
         if head is None or head.batch is None:
             return False
         inside = sum(1 for at in head.batch.offsets if at < end) if head.end > end else len(head.batch)
-        self._admit(key, min(inside, self._batch_records))
+        self._admit(key, min(inside, self._batch_records), end)
         if self.sequencing.partitions[key].offset >= end:
             self._done(guide)
         return True

@@ -270,6 +270,17 @@ async def test_a_disorder_that_was_changed_is_used_from_the_next_start_on(data_d
     assert len((await run_to_end(windows(0), data_dir))["counts"]) == 4
 
 
+async def test_a_journal_whose_ranges_end_among_records_that_a_filter_drops_can_be_followed(data_dir):
+    idle = ("idle", "items", 0)
+    journal = [("read", "items", 0, 0, 3), idle, ("read", "items", 0, 3, 5), idle, ("read", "items", 0, 5, 10)]
+    flow = sa.Pipeline("filtered")
+    flow.items(range(10)).filter(lambda n: n >= 7).event_time(None).to_topic("out")
+    async with sa.run(flow, data_dir, settings=settings(follow={"items": journal})) as job:
+        await job.wait()
+        assert [tuple(entry) for entry in job._store.journal("items")] == journal
+        assert await values(job.log, "out") == [7, 8, 9]
+
+
 async def test_another_number_of_parts_does_not_fit_either(data_dir):
     await filled(data_dir)
     await run_to_end(counting(), data_dir)
