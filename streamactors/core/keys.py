@@ -29,6 +29,7 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder().decode
 _SCALARS = (type(None), bool, int, float, str, bytes)
 _PLAIN = (str, int)
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1  # what MessagePack holds
 
 
 class Key:
@@ -61,7 +62,8 @@ CanonicalKey = str | int | Key
 def canonical_keys(keys: list[Any]) -> list[CanonicalKey]:
     """Return a column of canonical keys. Cost: one pass in C when all are str, or all are int."""
     kind = type(keys[0]) if keys else str
-    if kind in _PLAIN and countOf(map(type, keys), kind) == len(keys):
+    same = kind in _PLAIN and countOf(map(type, keys), kind) == len(keys)
+    if same and (kind is str or (min(keys) >= _INT_MIN and max(keys) <= _INT_MAX)):
         return keys
     return list(map(canonical_key, keys))
 
@@ -69,7 +71,7 @@ def canonical_keys(keys: list[Any]) -> list[CanonicalKey]:
 def canonical_key(key: Any) -> CanonicalKey:
     """Return the canonical form of one key, or refuse it."""
     kind = type(key)
-    if kind is str or kind is int or kind is Key:
+    if kind is str or kind is Key or (kind is int and _INT_MIN <= key <= _INT_MAX):
         return key  # type: ignore[no-any-return]  # narrowed by the line above, which mypy can't see
     _check_key(key)
     return Key(_encode(key))
@@ -106,6 +108,8 @@ def _check_key(key: Any) -> None:
     if isinstance(key, tuple | list):
         for item in key:
             _check_key(item)
+    elif type(key) is int and not _INT_MIN <= key <= _INT_MAX:
+        raise PipelineError(f"the key {key} does not fit into 64 bits. Return it as text from key_by().")
     elif type(key) not in _SCALARS:
         raise PipelineError(
             f"{key!r} of type {type(key).__name__} can't be a key: keys are None, bool, int, float, str, bytes, "

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import compress, islice, repeat
 from typing import Any
 
-from streamactors.core.errors import UsageError
+from streamactors.core.errors import BadRecord, UsageError
 from streamactors.core.keys import CanonicalKey, canonical_key, decode_key, encode_key, plain_key
 from streamactors.core.limits import DIRTY_ENTRIES_MAX
 
@@ -72,7 +72,13 @@ class ViewBuffer:
 
     def encode(self, entries: int) -> bool:
         rows = list(islice(self._frozen, entries))
-        done = len(rows) < entries
+        try:
+            self._encode(rows)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._bad(rows, error) from error
+        return len(rows) < entries
+
+    def _encode(self, rows: list[tuple[CanonicalKey, Any]]) -> None:
         keys = encode_keys([key for key, _ in rows])
         gone = [value is _GONE for _, value in rows]
         if any(gone):
@@ -80,7 +86,16 @@ class ViewBuffer:
             kept = [value is not _GONE for _, value in rows]
             keys, rows = list(compress(keys, kept)), list(compress(rows, kept))
         self._delta.puts += encode_rows(repeat(b""), keys, [value for _, value in rows])
-        return done
+
+    def _bad(self, rows: list[tuple[CanonicalKey, Any]], error: Exception) -> BadRecord:
+        """Return the error that names the row which can't be encoded."""
+        for key, value in rows:
+            try:
+                encode_rows([b""], encode_keys([key]), [None if value is _GONE else value])
+            except (TypeError, ValueError, OverflowError):
+                break
+        row, reason = (plain_key(key), value), f"it can't be stored ({error}). Map it to plain values first"
+        return BadRecord(f"view {self.name}", None, row, reason)
 
     def hand_over(self) -> list[Delta]:
         delta, self._delta = self._delta, Delta(view_database(self.name))

@@ -162,6 +162,21 @@ async def test_a_function_that_always_fails_fails_the_job_and_names_operator_rec
         assert part in str(cause)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (None, {1j}, r"view counts can't handle record \(None, \{1j\}\): it can't be stored"),
+        (None, 2**70, "view counts can't handle record .* it can't be stored"),
+        (2**70, 1, "can't handle record .*does not fit into 64 bits"),
+    ],
+)
+async def test_what_a_view_can_not_hold_is_named(data_dir, key, value, words):
+    flow = sa.Pipeline("odd")
+    flow.items([1]).key_by(lambda _: key).map(lambda _: value).to_view("counts")
+    with pytest.raises(sa.JobFailed, match=words):
+        await run_to_end(flow, data_dir)
+
+
 async def test_a_record_that_can_not_be_decoded_is_named(data_dir):
     async with sa.Log(data_dir) as log:
         topic = await log.create_topic("events")
