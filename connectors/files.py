@@ -33,6 +33,11 @@ class _Files:
     id: str
     type: Any
 
+    @property
+    def place(self) -> str:
+        """Where the files are: a checkpoint's offsets are positions in these and no others."""
+        return ", ".join(str(path.resolve()) for path in self.paths)
+
     async def ends(self, world: World) -> list[int]:
         """Return the lengths of the files, or refuse a path without a file."""
         for path in self.paths:
@@ -77,9 +82,9 @@ class TextLines(_Files):
 class JsonLines(_Files):
     """A file of JSON values, one a line."""
 
-    def __init__(self, path: Path | str, type: Any = None, *, id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, path: Path | str, type: Any = None, *, id: str = "json") -> None:  # noqa: A002
         self.paths = [Path(path)]
-        self.id = id if id is not None else self.paths[0].name
+        self.id = id
         self.type = type
         self._decoder = msgspec.json.Decoder(Any if type is None else type)
 

@@ -1,8 +1,9 @@
 """Waiting at the durable end: woken by this process's own writers at once, by others' within a poll.
 
 Another process's store into a cell makes no sound, so while somebody waits for a partition that another process may
-write, its cell is looked at every POLL_SECONDS: a load of eight bytes. One timer serves all waiters of a log, so many
-idle partitions cost no more than one. Nobody waiting, or all of them behind writers of our own: no timer at all.
+write, its cell is looked at every POLL_SECONDS, more often while news comes: a load of eight bytes. One timer serves
+all waiters of a log, so many idle partitions cost no more than one. Nobody waiting, or all of them behind our own
+writers: no timer at all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ POLL_SECONDS = 0.035
 busy loop; and a timer of the event loop costs up to 260 µs a round (measured on a small virtual machine), so 50 looks a
 second would be more than 1 % of a core."""
 
+POLL_SECONDS_MIN = 0.005
+"""The same while another process is appending: who has just brought something will soon bring more. Doubles with each
+look that finds nothing, so a partition that falls silent is looked at as seldom as before after three of them."""
+
 
 class Tails:
     """All waiters of one log."""
@@ -25,6 +30,7 @@ class Tails:
         self._clock = clock
         self._polled: dict[asyncio.Future[None], tuple[Cell, int]] = {}
         self._poller: asyncio.Task[None] | None = None
+        self._pause = POLL_SECONDS
 
     async def wait_past(self, cell: Cell, value: int, *, poll: bool) -> None:
         """Return when *cell* shows more than *value*; may return earlier when the cell's partition is closed."""
@@ -52,11 +58,13 @@ class Tails:
 
     async def _poll(self) -> None:
         while self._polled:
-            await self._clock.sleep(POLL_SECONDS)
+            await self._clock.sleep(self._pause)
+            self._pause = min(2 * self._pause, POLL_SECONDS)
             for woken, (cell, value) in list(self._polled.items()):
                 if cell.load() > value:
                     del self._polled[woken]
                     _set(woken)
+                    self._pause = POLL_SECONDS_MIN
 
 
 def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Future[None]) -> None:

@@ -140,8 +140,10 @@ class Reader(Actor):
                 return False
             self._waiting.result()
             self._waiting = None
+        end = self._source.end()
         got = await self._source.read(self._batch_records)
         if got is None:
+            self._offset = max(self._offset, end)  # retention has left nothing of what stood before the end
             self._wait()
             return False
         self.quiet_since = None

@@ -66,17 +66,17 @@ class Pipeline:
 
         return self.source(TopicSource(name, type, encoding))
 
-    def json_lines(self, path: Any, type: type[T] | None = None) -> Stream[T]:  # noqa: A002
-        """Read a file of JSON values, one a line."""
+    def json_lines(self, path: Any, type: type[T] | None = None, *, name: str = "json") -> Stream[T]:  # noqa: A002
+        """Read a file of JSON values, one a line. A second one needs a *name* of its own."""
         from connectors.files import JsonLines
 
-        return self.source(JsonLines(path, type))
+        return self.source(JsonLines(path, type, id=name))
 
-    def text_lines(self, *paths: Any) -> Stream[str]:
-        """Read the lines of text files, one file after the other."""
+    def text_lines(self, *paths: Any, name: str = "text") -> Stream[str]:
+        """Read the lines of text files, each in its order. A second source of them needs a *name* of its own."""
         from connectors.files import TextLines
 
-        return self.source(TextLines(*paths))
+        return self.source(TextLines(*paths, id=name))
 
     def items(self, values: Iterable[T], *, name: str = "items") -> Stream[T]:
         """Read a list in memory; it must be the same whenever the job starts again."""

@@ -75,9 +75,9 @@ class RegionPlan:
     def signature(self) -> dict[str, dict[str, str]]:
         """Return what a stored checkpoint must fit: which operators keep something, what, and in how many parts."""
         kept = [(node, stage.parts) for stage in self.stages for node in stage.nodes]
-        return {
-            "operators": {node.id: f"{_kept(node)} in {parts} parts" for node, parts in kept if _kept(node) is not None}
-        }
+        operators = {node.id: f"{_kept(node)} in {parts} parts" for node, parts in kept if _kept(node) is not None}
+        # Offsets mean something in the very source that they were read from.
+        return {"operators": {self.source.id: f"source {getattr(self.source.source, 'place', self.id)}", **operators}}
 
 
 def _kept(node: Node) -> str | None:

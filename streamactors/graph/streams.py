@@ -123,6 +123,13 @@ class Stream(Generic[T]):
         if self.shape.event_time:
             raise refuse("event_time", where, "this stream has event time already.", "Remove one of the two.")
         self._require_field("event_time", selector)
+        if duration_ms(disorder) < 0 or (idle_after is not None and duration_ms(idle_after) < 0):
+            raise refuse(
+                "event_time",
+                where,
+                f"disorder={disorder!r}, idle_after={idle_after!r}: a duration is negative.",
+                "Give 0 or more.",
+            )
         event_time = EventTime(
             selector,
             of=self.shape.type,

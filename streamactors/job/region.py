@@ -11,7 +11,8 @@ One attempt, in numbered steps that the code repeats:
        coordinator's last act); after a backoff with jitter, again from 1
     6. all of them end: the run is over
 
-More failures than the policy allows: the failure goes up, with what failed last and why.
+More failures than the policy allows, in its window or since the last checkpoint: the failure goes up, with what failed
+last and why. (The second count is for a record that fails every time and takes longer to reach than the window.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from streamactors.core.errors import Held, PipelineError, UsageError
+from streamactors.core.errors import Damaged, Held, PipelineError, SinkConflict, UsageError
 from streamactors.engine.actor import ActorGroup
 from streamactors.engine.restarts import RestartIntensity
 from streamactors.flow.sequencing import PartitionId
@@ -27,8 +28,8 @@ from streamactors.flow.sequencing import PartitionId
 from .status import RegionStatus, region_status
 from .wiring import RegionWorld, RunningRegion, position_of, wire
 
-_FINAL = (PipelineError, UsageError, Held, AssertionError)
-"""Errors that another attempt can't mend: the pipeline is wrong, or we are."""
+_FINAL = (PipelineError, UsageError, Held, Damaged, SinkConflict, AssertionError)
+"""Errors that another attempt can't mend: the pipeline is wrong, what was durable is not there any more, or we are."""
 
 
 class RegionSupervisor:
@@ -53,6 +54,8 @@ class RegionSupervisor:
         self._log = logging.getLogger(f"streamactors.{region.job}.{region.plan.id}")
         self._draining = False
         self._stopping = False
+        self._stuck = 0  # failures since the checkpoint _stuck_at
+        self._stuck_at = -1
         self._group: ActorGroup | None = None
 
     @property
@@ -73,7 +76,7 @@ class RegionSupervisor:
                     self._log.warning("region %s failed while it was stopped: %s", self.id, error)
                     return
                 delay = self._intensity.on_failure(clock.monotonic())
-                if delay is None:
+                if delay is None or self._makes_no_progress():
                     raise
                 self.restarts += 1
                 self._log.warning("region %s failed and starts again in %.2f s: %s", self.id, delay, error)
@@ -81,6 +84,14 @@ class RegionSupervisor:
             else:
                 self.ended = True
                 return
+
+    def _makes_no_progress(self) -> bool:
+        """Whether as many attempts as there may be restarts have ended at the same checkpoint."""
+        restored = self._region.store.restore(self.id)
+        epoch = 0 if restored is None else restored.epoch
+        self._stuck = self._stuck + 1 if epoch == self._stuck_at else 1
+        self._stuck_at = epoch
+        return self._stuck > self._region.settings.restarts.restarts_max
 
     def has_read(self, ends: Mapping[PartitionId, int]) -> bool:
         """Return whether the running attempt has numbered everything up to *ends*."""

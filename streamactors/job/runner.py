@@ -130,8 +130,12 @@ class Job:
             await asyncio.wait(self._tasks)
 
     async def checkpoint(self) -> dict[str, int]:
-        """Take a checkpoint now: what was read before the call is durable, and visible, when it returns."""
-        return {region.id: await self._checkpoint(region) for region in self._regions}
+        """Take a checkpoint now: what was read before the call is durable, and visible, when it returns.
+
+        A region that has ended took its last one then. Refused when all have.
+        """
+        self._refuse_if_over()
+        return {region.id: await self._checkpoint(region) for region in self._regions if not self._is_over(region)}
 
     async def catch_up(self) -> None:
         """Return when all that is durable in the sources now is counted, and visible: read your own writes.
@@ -140,16 +144,18 @@ class Job:
         """
         for region in self._regions:
             ends: dict[PartitionId, int] = {}
-            while not ends or not region.has_read(ends):
+            while not self._is_over(region) and (not ends or not region.has_read(ends)):
                 if region.running is not None and not ends:
                     ends = {reader.partition: reader.end for reader in region.running.readers}
                     continue
-                self._refuse_if_over(region)
                 await self._ports.clock.sleep(CATCH_UP_POLL_SECONDS)
         await self.checkpoint()
 
-    def _refuse_if_over(self, region: RegionSupervisor) -> None:
-        if next(task for task, other in self._tasks.items() if other is region).done():
+    def _is_over(self, region: RegionSupervisor) -> bool:
+        return next(task for task, other in self._tasks.items() if other is region).done()
+
+    def _refuse_if_over(self) -> None:
+        if all(task.done() for task in self._tasks):
             raise UsageError(f"job {self.name} has {self.state}: nothing is read or checkpointed any more.")
 
     async def _checkpoint(self, region: RegionSupervisor) -> int:
@@ -159,7 +165,9 @@ class Job:
             if epoch is not None:
                 return epoch
             task = next(task for task, other in self._tasks.items() if other is region)
-            self._refuse_if_over(region)
+            if task.done():
+                self._refuse_if_over()
+                return 0 if region.last is None else region.last.checkpoint.epoch
             self._running.clear()
             if region.running is not None and region.running is not running:
                 continue  # the next attempt began while we looked

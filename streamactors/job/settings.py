@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamactors.core.errors import UsageError
 from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.engine.restarts import RestartPolicy
 from streamactors.flow.sequencer import Bound
@@ -35,3 +36,9 @@ class Settings:
 
     sync: bool = True
     """Whether a checkpoint waits for the disk. False is for simulations, whose crashes never lose the machine."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would never rest, or never move."""
+        for name in ("checkpoint_every_ms", "batch_records"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"settings: {name}={getattr(self, name)} is below 1. Give at least 1.")

@@ -67,7 +67,7 @@ async def test_json_lines_become_values_of_a_type_and_keep_their_originals(tmp_p
 @pytest.mark.parametrize("line", [b'{"user": 7}', b"", b"{} {}", b"{"])
 async def test_a_line_that_is_no_value_is_named_with_its_place(tmp_path, line):
     (tmp_path / "f.jsonl").write_bytes(b'{"user":"u","n":1}\n' + line + b"\n")
-    with pytest.raises(sa.BadRecord, match=r"f\.jsonl/0 at offset 19"):
+    with pytest.raises(sa.BadRecord, match="json/0 at offset 19"):
         await read_all(JsonLines(tmp_path / "f.jsonl", Event))
 
 
@@ -94,6 +94,33 @@ async def test_a_file_that_became_shorter_is_damage(tmp_path):
     (tmp_path / "f").write_bytes(b"abc\n")
     with pytest.raises(sa.Damaged, match="exchanged or"):
         await TextLines(tmp_path / "f").reader(None, 0, 10)
+
+
+async def test_another_file_in_the_place_of_one_that_was_read_is_refused(tmp_path, data_dir):
+    """Its offsets are positions in that very file: another would be read from its middle."""
+
+    async def run(path):
+        flow = sa.Pipeline("events")
+        flow.json_lines(path).key_by("user").count().to_view("counts")
+        async with sa.run(flow, data_dir, settings=sa.Settings(bound=sa.Bound.UNTIL_END)) as job:
+            await job.wait()
+
+    for name in ("my data.jsonl", "other.jsonl"):
+        (tmp_path / name).write_bytes(b'{"user":"u"}\n')
+    await run(tmp_path / "my data.jsonl")
+    await run(tmp_path / "my data.jsonl")
+    with pytest.raises(sa.PipelineError, match=r"json was source .*my data\.jsonl"):
+        await run(tmp_path / "other.jsonl")
+
+
+async def test_two_files_are_two_sources_with_names_of_their_own(tmp_path, data_dir):
+    flow = sa.Pipeline("events")
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b'{"user":"%s"}\n' % name.encode())
+        flow.json_lines(tmp_path / name, name=name).key_by("user").count().to_view(name)
+    async with sa.run(flow, data_dir, settings=sa.Settings(bound=sa.Bound.UNTIL_END)) as job:
+        await job.wait()
+        assert [dict(job.views[name].items()) for name in ("a", "b")] == [{"a": 1}, {"b": 1}]
 
 
 async def test_no_file_at_all_is_refused():

@@ -198,6 +198,12 @@ def test_event_time_behind_a_key_is_refused():
         pipeline().topic("t").key_by("k").event_time("at")
 
 
+@pytest.mark.parametrize("wrong", [{"disorder": -1}, {"idle_after": -1}])
+def test_negative_durations_are_refused(wrong):
+    with pytest.raises(sa.PipelineError, match="negative"):
+        pipeline().topic("t").event_time("at", **wrong)
+
+
 def test_event_time_twice_is_refused():
     with pytest.raises(sa.PipelineError, match="has event time already"):
         events(pipeline()).event_time("at")

@@ -8,6 +8,7 @@ import pytest
 from msgspec import Struct, json
 
 import streamactors as sa
+from connectors.files import TextLines
 from streamactors.engine.restarts import RestartPolicy
 
 QUICK = RestartPolicy(restarts_max=2, backoff_first=0.0, backoff_max=0.0)
@@ -98,6 +99,71 @@ async def test_catching_up_reads_your_own_writes(data_dir):
             await topic.append_many(events(3))
             await job.catch_up()
             assert job.views["counts"]["u0"] == 1 + more
+
+
+async def test_a_region_that_has_ended_does_not_keep_the_others_from_checkpoints(data_dir):
+    await filled(data_dir, 3)
+    flow = counting()
+    flow.items([]).key_by(None).count().to_view("nothing")
+    async with sa.run(flow, data_dir, settings=settings()) as job:
+        items = next(region for region in job._regions if region.id == "items")
+        items.drain()
+        while not job._is_over(items):
+            await asyncio.sleep(0)
+        await job.catch_up()
+        assert job.views["counts"]["u0"] == 1
+        assert set(await job.checkpoint()) == {"events"}
+
+
+async def test_a_record_that_is_reached_too_slowly_for_the_window_still_uses_up_the_restarts(data_dir):
+    """Each attempt fails at the same checkpoint: it is no use however much time lies between the failures."""
+    await filled(data_dir, 9)
+    patient = RestartPolicy(restarts_max=3, window=0.0, backoff_first=0.0, backoff_max=0.0)
+    attempts, flow = [], sa.Pipeline("counts")
+    flow.topic("events", Event).map(lambda e: attempts.append(e) or 1 / 0).key_by(str).count().to_view("counts")
+    with pytest.raises(sa.JobFailed):
+        await run_to_end(flow, data_dir, restarts=patient)
+    assert len(attempts) == 4
+
+
+@pytest.mark.parametrize("wrong", [{"checkpoint_every_ms": 0}, {"batch_records": 0}])
+def test_settings_that_would_never_rest_are_refused(wrong):
+    with pytest.raises(sa.UsageError, match="below 1"):
+        sa.Settings(**wrong)
+
+
+async def test_what_retention_has_removed_wholly_is_not_waited_for(data_dir):
+    await filled(data_dir, 3)
+    async with sa.Log(data_dir) as log:
+        partition = (await log.topic("events")).partition(0)
+        partition_end = partition.durable_end()
+    flow = counting()
+
+    class Emptied:
+        """A topic of which retention has left nothing."""
+
+        id, type = "emptied", None
+
+        async def ends(self, world):
+            return [partition_end]
+
+        async def reader(self, world, partition, start):
+            return self
+
+        async def read(self, records_max):
+            return None
+
+        def end(self):
+            return partition_end
+
+        async def wait(self):
+            await asyncio.Event().wait()
+
+        async def close(self):
+            pass
+
+    flow.source(Emptied()).key_by(None).count().to_view("nothing")
+    assert await run_to_end(flow, data_dir) == {"counts": {"u0": 1, "u1": 1, "u2": 1}}
 
 
 async def test_catching_up_with_a_job_that_has_ended_is_refused(data_dir):
@@ -258,7 +324,9 @@ async def test_a_pipeline_that_never_came_to_a_checkpoint_may_be_changed(data_di
     assert await run_to_end(flow, data_dir) == {"renamed": {"u0": 3, "u1": 3, "u2": 3}}
 
 
-async def test_more_partitions_than_the_checkpoint_has_read_are_refused(data_dir, tmp_path):
+async def test_more_partitions_than_the_checkpoint_has_read_are_refused(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(TextLines, "place", "the same place")  # else other files are refused before
+
     def lines(*names):
         for name in names:
             (tmp_path / name).write_text(f"{name}\n")
