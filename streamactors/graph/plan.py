@@ -3,7 +3,8 @@
 Fusing, in the order of the rules:
 
     1. What stands between a source and event_time runs in the source's readers, before the sequencer.
-    2. A view or sink is a stage of its own with one part: one actor writes a target.
+    2. A view or sink has one part: one actor writes a target. Behind a stage of one part it joins that stage, and takes
+       results while the caches hold them; behind several it is a stage of its own.
     3. An operator with an async function begins a stage: it is awaited, the rest of a chain never waits.
     4. Keyed state lives in as many parts as the pipeline says. With one part there is nothing to shuffle, and the
        operator joins the stage that feeds it. With more, all that reads one key_by shares one keyed stage behind it.
@@ -194,7 +195,7 @@ class _Fusion:
 
     def _stage_for(self, node: Node, feeding: StagePlan) -> StagePlan:
         if node.view is not None or node.sink is not None:
-            return self._begin(node, feeding, parts=1)
+            return feeding if feeding.parts == 1 else self._begin(node, feeding, parts=1)
         moves = node.stateful and self._parts > 1 and feeding.key is not node.shape.keyed_by
         if node.awaited:
             parts = self._parts if node.stateful else feeding.parts

@@ -404,7 +404,7 @@ async def test_status_shows_records_mailboxes_and_the_last_checkpoint(data_dir):
         stages = {stage.name: stage for stage in region.stages}
         counted = {op.name: (op.records_in, op.records_out) for stage in region.stages for op in stage.operators}
         assert counted == {"counts/key_by": (9, 9), "counts/aggregate": (9, 3), "counts/view.counts": (3, 0)}
-        assert stages["counts/view.counts"].mailbox_records == 0
+        assert stages["counts/events"].mailbox_records == 0
 
 
 async def test_async_functions_are_awaited_in_order(data_dir):
