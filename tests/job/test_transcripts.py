@@ -27,7 +27,7 @@ class Play:
         self.script = script
 
     def pipeline(self):
-        pipeline = Pipeline("job")
+        pipeline = Pipeline("job", parts=2)  # so that barriers pass from stage to stage and meet again
         events = pipeline.source(self.script).event_time(lambda event: event[1], idle_after=None)
         by_word = events.key_by(lambda event: event[0])
         counts = by_word.window(Tumbling(MINUTE)).early(every="1h").count()
