@@ -1,5 +1,6 @@
 """Fixtures of general use. What only one folder needs lives in that folder's conftest.py."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from hypothesis import settings
 # prints the blob that repeats it. No deadline: a test is slow when the machine is busy, and that proves nothing.
 settings.register_profile("house", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile("house")
+
+# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that. The tests send it to theirs.
+for number in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture
