@@ -11,7 +11,7 @@ from hypothesis import settings
 settings.register_profile("house", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile("house")
 
-# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that. The tests send it to theirs.
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that. Tests send it to theirs.
 for number in (signal.SIGINT, signal.SIGTERM):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
