@@ -148,12 +148,14 @@ class Sequencer(Actor):
         return True
 
     def _admit(self, key: PartitionId, records: int, until: int | None = None) -> None:
+        outputs = self._outputs[key[0]]
+        assert all(channel.has_room for channel in outputs), f"D1: {key} is numbered while an output of it is full"
         batch, end = self._readers[key].take(records)
         if until is not None:  # the journal's range may end among records that a filter has dropped
             end = min(end, until)
         self.records += len(batch)
         for message in self.sequencing.admit(key, batch, end):
-            self._send(message, self._outputs[key[0]])
+            self._send(message, outputs)
         self._paced_from = None
 
     def _follow(self, guide: deque[Entry]) -> bool:

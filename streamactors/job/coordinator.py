@@ -27,7 +27,7 @@ from streamactors.flow.sequencer import Sequencer
 from streamactors.flow.sequencing import Entry
 from streamactors.flow.stage import Stage
 
-from .epochs import EpochLedger
+from .epochs import EpochLedger, EpochState
 from .pending import Committer
 
 Commit = Callable[[Checkpoint], Awaitable[CommitStats]]
@@ -213,6 +213,7 @@ class Coordinator(Actor):
         self._ledger.committed(epoch)
         for stage in self._stages:
             stage.committed(epoch)
+        assert self._ledger.state(epoch) is EpochState.COMMITTED, f"E2: epoch {epoch} is shown before it is durable"
         for committer in self._committers:
             await committer.commit(gathered.deltas)
         self._ledger.settle(epoch)

@@ -260,7 +260,7 @@ class Job:
         stored = store.plan
         # What was planned and never ran to a checkpoint binds nobody: there is no state to fit.
         begun = {region: was for region, was in (stored or {}).items() if store.restore(region) is not None}
-        if differences := _differences(begun, wanted):
+        if differences := _differences(begun, wanted, _places(plans)):
             raise PipelineError(
                 f"pipeline {self.name} does not fit its checkpoint in {self._folder}: {'; '.join(differences)}. State "
                 "is found again by operator id, and only the operator that made it can go on with it. Undo the change, "
@@ -270,7 +270,12 @@ class Job:
             store.save_plan(wanted)
 
 
-def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def _places(plans: list[RegionPlan]) -> dict[str, str]:
+    """Return where each operator was written, as a message shows it."""
+    return {node.id: f" ({node.where})" for region in plans for stage in region.stages for node in stage.nodes}
+
+
+def _differences(stored: dict[str, Any], wanted: dict[str, Any], places: dict[str, str]) -> list[str]:
     """Say how a pipeline differs from the one that made the checkpoints; a new region is no difference."""
     differences = []
     for region, signature in stored.items():
@@ -279,7 +284,7 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
             continue
         was, now = signature["operators"], wanted[region]["operators"]
         differences += [
-            f"{operator} was {was.get(operator, 'not there')}, is {now.get(operator, 'gone')}"
+            f"{operator}{places.get(operator, '')} was {was.get(operator, 'not there')}, is {now.get(operator, 'gone')}"
             for operator in sorted(was.keys() | now.keys())
             if was.get(operator) != now.get(operator)
         ]

@@ -9,7 +9,7 @@ from streamactors.core.connectors import Payload
 from streamactors.core.limits import BATCH_RECORDS_MAX, MAILBOX_RECORDS_MAX
 
 RECORDS = 3_000
-PER_SECOND = 2_000
+PER_SECOND = 1_000
 
 
 class SlowSink:

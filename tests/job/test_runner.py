@@ -300,8 +300,14 @@ async def test_a_preparation_may_make_the_topic(data_dir):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (lambda flow, stream: stream.sum("at", name="aggregate").to_view("counts"), "aggregate was"),
-        (lambda flow, stream: stream.count(name="other").to_view("counts"), "other was not there"),
+        (
+            lambda flow, stream: stream.sum("at", name="aggregate").to_view("counts"),
+            r"aggregate \(test_runner\.py:\d+\) was",
+        ),
+        (
+            lambda flow, stream: stream.count(name="other").to_view("counts"),
+            r"other \(test_runner\.py:\d+\) was not there",
+        ),
         (lambda flow, stream: stream.count().to_view("renamed"), "view.counts was view"),
     ],
 )
