@@ -12,6 +12,7 @@ log's and the plain scripts' files for both sides, is not in it.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import json
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
+
+from streamactors.ops.run_command import tune_garbage_collection
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
@@ -99,9 +102,15 @@ def digest(parts: Iterable[Any]) -> str:
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run *main* on uvloop, as the command line does."""
-    with_loop: T = uvloop.run(main)
-    return with_loop
+    """Run *main* as ``streamactors run`` runs a pipeline: on uvloop, and with its settings of the garbage collector."""
+    before = gc.get_threshold()
+    tune_garbage_collection()
+    try:
+        result: T = uvloop.run(main)
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+    return result
 
 
 def measure(side: Side, options: Options) -> Measurement:

@@ -171,7 +171,7 @@ class Run:
             async with run_job(self.pipeline, self.data_dir, settings=self.settings) as job:
                 self._job, started = job, time.monotonic()
                 self._rate.add(started, 0)
-                _tune_garbage_collection()
+                tune_garbage_collection()
                 self._log("started, checkpoint every %d ms, %s", self.settings.checkpoint_every_ms, self._until())
                 watching = asyncio.create_task(self._watch(job))
                 try:
@@ -269,7 +269,8 @@ class Run:
         os._exit(SIGNALLED + number)
 
 
-def _tune_garbage_collection() -> None:
+def tune_garbage_collection() -> None:
+    """Collect seldom: what a batch makes is gone before a collection could find anything."""
     gc.collect()
     gc.freeze()  # modules and code stay; no collection needs to look at them again
     gc.set_threshold(GC_YOUNG_OBJECTS, 20, 20)
