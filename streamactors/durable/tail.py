@@ -13,8 +13,8 @@ from contextlib import suppress
 
 from streamactors.core.ports import Cell, Clock
 
-POLL_SECONDS = 0.035
-"""Seconds between two looks at other processes' cells. A reader there wakes within 50 ms, with 15 ms to spare for a
+POLL_SECONDS = 0.04
+"""Seconds between two looks at other processes' cells. A reader there wakes within 50 ms, with 10 ms to spare for a
 busy loop; and a timer of the event loop costs up to 260 µs a round (measured on a small virtual machine), so 50 looks a
 second would be more than 1 % of a core."""
 

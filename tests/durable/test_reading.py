@@ -178,7 +178,7 @@ async def test_another_processs_appends_are_seen_at_the_next_poll(world):
 async def test_another_process_that_goes_on_appending_is_looked_at_more_often(world):
     partition = await world.partition()
     cell = next(path for path in world.disk.files() if path.name.startswith("durable_end"))
-    for appended, within_ms in [(1, 36), (2, 6), (3, 6)]:
+    for appended, within_ms in [(1, 41), (2, 6), (3, 6)]:
         waiting = asyncio.create_task(partition.reader(appended - 1).wait())
         await settle()
         world.disk._names[cell].cell = appended + 1
@@ -187,7 +187,7 @@ async def test_another_process_that_goes_on_appending_is_looked_at_more_often(wo
         await settle()
     waiting = asyncio.create_task(partition.reader(3).wait())
     await settle()
-    for pause in (6, 11, 21, 36):  # and less and less often when it falls silent
+    for pause in (6, 11, 21, 41):  # and less and less often when it falls silent
         assert world.clock.sleeping == 1
         world.clock.advance(pause)
         await settle()
@@ -195,7 +195,7 @@ async def test_another_process_that_goes_on_appending_is_looked_at_more_often(wo
     world.clock.advance(6)
     await settle()
     assert not waiting.done()
-    world.clock.advance(36)
+    world.clock.advance(41)
     await waiting
 
 
