@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from streamactors import Log
+from streamactors import Bound, Log, Pipeline, Settings, run
+
+from .measuring import Measurement, begin, digest, stop
 
 
 @contextmanager
@@ -19,6 +21,18 @@ def fresh_folder(data: Path) -> Iterator[Path]:
         for topic in (data / "log").iterdir():
             (folder / "log" / topic.name).symlink_to(topic)
         yield folder
+
+
+async def into_topic(pipeline: Pipeline, data: Path, topic: str) -> Measurement:
+    """Run *pipeline* over the log to its end; what is in *topic* then is the answer."""
+    settings = Settings(bound=Bound.UNTIL_END, checkpoint_every_ms=1_000)
+    with fresh_folder(data) as folder:
+        started = begin()
+        async with run(pipeline, folder, settings=settings) as job:
+            await job.wait()
+            measured = stop(started)
+            measured.answer = digest(await values_of(job.log, topic))
+    return measured
 
 
 async def values_of(log: Log, name: str) -> list[bytes]:

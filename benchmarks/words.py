@@ -13,7 +13,7 @@ import msgspec
 import streamactors as sa
 
 from .inputs import WORD_LINES, WORDS_A_LINE, words
-from .jobs import fresh_folder, values_of
+from .jobs import into_topic
 from .measuring import Measurement, Options, Side, begin, compare, digest, run_loop, stop
 
 
@@ -33,18 +33,7 @@ def pipeline() -> sa.Pipeline:
 
 def ours(data: str) -> Measurement:
     """Run the pipeline over the log to its end."""
-    return run_loop(_ours(Path(data)))
-
-
-async def _ours(data: Path) -> Measurement:
-    settings = sa.Settings(bound=sa.Bound.UNTIL_END, checkpoint_every_ms=1_000)
-    with fresh_folder(data) as folder:
-        started = begin()
-        async with sa.run(pipeline(), folder, settings=settings) as job:
-            await job.wait()
-            measured = stop(started)
-            measured.answer = digest(await values_of(job.log, "counts"))
-    return measured
+    return run_loop(into_topic(pipeline(), Path(data), "counts"))
 
 
 def plain(lines: str) -> Measurement:
