@@ -19,7 +19,7 @@ from typing import Any
 
 import streamactors as sa
 from streamactors.core.batch import Batch
-from streamactors.core.connectors import World
+from streamactors.core.connectors import Replay, World
 
 from .measuring import Measurement, Options, Side, measure, run_loop
 
@@ -34,6 +34,7 @@ class Pulses:
 
     id: str = "pulses"
     type: Any = int
+    replay: Replay = Replay.NOTHING
     asked: list[int] = field(default_factory=list)
     taken: int = 0
 

@@ -19,7 +19,7 @@ import aiofiles.os
 import msgspec
 
 from streamactors.core.batch import Batch
-from streamactors.core.connectors import World
+from streamactors.core.connectors import Replay, World
 from streamactors.core.errors import BadRecord, Damaged, RecordPlace, UsageError
 from streamactors.core.limits import RECORD_BYTES_MAX
 
@@ -32,6 +32,7 @@ class _Files:
     paths: Sequence[Path]
     id: str
     type: Any
+    replay = Replay.BY_OFFSET
 
     @property
     def place(self) -> str:

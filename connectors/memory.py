@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamactors.core.batch import Batch
-from streamactors.core.connectors import World
+from streamactors.core.connectors import Replay, World
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +18,7 @@ class Items:
     values: list[Any]
     id: str = "items"
     type: Any = None
+    replay = Replay.BY_OFFSET
 
     def __str__(self) -> str:
         return f"{len(self.values)} items in memory"

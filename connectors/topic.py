@@ -21,7 +21,7 @@ from zlib import crc32
 import msgspec
 
 from streamactors.core.batch import Batch
-from streamactors.core.connectors import Payload, Stamp, World
+from streamactors.core.connectors import Payload, Replay, Stamp, World
 from streamactors.core.errors import BadRecord, RecordPlace, UsageError
 from streamactors.core.keys import CanonicalKey, plain_key
 from streamactors.core.limits import APPEND_RECORDS_MAX, BATCH_BYTES_MAX, PENDING_CHUNK_BYTES
@@ -49,6 +49,7 @@ class TopicSource:
     name: str
     type: Any = None
     encoding: str = "json"
+    replay = Replay.BY_OFFSET
 
     def __post_init__(self) -> None:
         if self.encoding not in ENCODINGS:
@@ -188,6 +189,7 @@ class TopicSink:
     name: str
     partition_count: int | None = None
     encoding: str = "json"
+    upserts = False
 
     def __post_init__(self) -> None:
         if self.encoding not in ENCODINGS[:2]:
@@ -341,6 +343,9 @@ class _TopicTarget:
     async def commit(self, payload: Payload, stamp: Stamp, expect: Stamp | None) -> None:
         records = _decode_payload(payload.data).records()
         await self._topic.partition(payload.partition).append_stamped(records, stamp, expect)
+
+    async def write(self, payload: Payload) -> None:
+        await self._topic.partition(payload.partition).append(_decode_payload(payload.data).records())
 
     async def close(self) -> None:
         """The log is the job's."""

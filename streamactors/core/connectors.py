@@ -4,6 +4,8 @@ A *source* is a set of partitions; each is read from an offset by a reader of it
 down within a partition: record numbers, byte positions, whatever the system counts in. The same offset gives the same
 records again, as far back as the source promises; that is what recovery and replay stand on.
 
+What a source can do after a crash decides which guarantee it can keep: ``Replay``.
+
 A *sink* turns batches into *payloads* inside its stage, without I/O, and commits them to its target after the
 checkpoint that holds them, each with a stamp that the target compares and sets in its own transaction (E2). So a
 payload is committed exactly once, however often the process dies in between, and no transaction of the target is ever
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +34,33 @@ class Stamp:
     epoch: int
     part: int  # 1 <= part <= parts
     parts: int
+
+
+class Guarantee(Enum):
+    """What a crash may do to the result."""
+
+    EXACTLY_ONCE = "exactly-once"
+    """Nothing is lost and nothing repeats: output is visible when its epoch is durable."""
+
+    AT_LEAST_ONCE = "at-least-once"
+    """Nothing is lost; output is visible at once, and what followed the last checkpoint repeats."""
+
+    AT_MOST_ONCE = "at-most-once"
+    """Nothing repeats; after a crash the job begins with empty state at the source's end."""
+
+
+class Replay(Enum):
+    """What a source gives again to a reader that starts where a checkpoint stood."""
+
+    BY_OFFSET = "by offset"
+    """The same offset gives the same records again: any guarantee."""
+
+    UNACKNOWLEDGED = "unacknowledged"
+    """What was never acknowledged comes again, in whatever order: at-least-once, at-most-once. Its readers are
+    AcknowledgingReaders."""
+
+    NOTHING = "nothing"
+    """What was given once is gone: at-most-once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +96,22 @@ class SourceReader(Protocol):
         """Release what the reader holds."""
 
 
+class AcknowledgingReader(SourceReader, Protocol):
+    """A reader of a source that keeps each record until it is told that the record is safe.
+
+    Its offsets are its own: it counts from *start* on what it is given, in the order in which it passes it on.
+    """
+
+    async def acknowledge(self, end: int) -> None:
+        """
+        Take note that everything below offset *end* is safe: it never has to come again.
+
+        When is it called?  After the checkpoint that holds those records is durable; at-most-once: when they are read.
+        How often?          Once for each checkpoint in which the reader moved. *end* rises.
+        What follows a crash before it? The records come again, to the next reader: at-least-once.
+        """
+
+
 class Source(Protocol):
     """Something to read from, described as plain data; nothing is opened before the job starts."""
 
@@ -76,6 +122,10 @@ class Source(Protocol):
     @property
     def type(self) -> Any:
         """The type of a value, or None when it is not known."""
+
+    @property
+    def replay(self) -> Replay:
+        """What it gives again after a crash."""
 
     async def ends(self, world: World) -> list[int]:
         """
@@ -121,6 +171,13 @@ class SinkTarget(Protocol):
         SinkConflict. When this returns, the answer is durable.
         """
 
+    async def write(self, payload: Payload) -> None:
+        """
+        Make *payload* visible now, without a stamp: at-least-once and at-most-once.
+
+        One call at a time, in order. When this returns, it is as durable as the target's own clients get it.
+        """
+
     async def close(self) -> None:
         """Release what the target holds."""
 
@@ -131,6 +188,13 @@ class Sink(Protocol):
     @property
     def id(self) -> str:
         """Stable name of the target; two sinks of a job never share one."""
+
+    @property
+    def upserts(self) -> bool:
+        """Whether it takes an upsert stream: rows replace earlier ones of their key and window, or delete them.
+
+        False: the sink appends, and a stream of corrections is refused when the graph is built.
+        """
 
     async def partitions(self, world: World) -> int:
         """Make the target if need be; return its number of partitions."""

@@ -27,10 +27,12 @@ from streamactors.flow import async_transforms, transforms
 from streamactors.flow.reader import EventTime
 from streamactors.flow.running import AsyncMapWithState, MapWithState, RunningAggregate
 from streamactors.flow.selectors import Selector, describe, is_async, missing_field
-from streamactors.flow.window_operator import WindowOperator
 from streamactors.flow.windows import Tumbling
 
 from .nodes import Graph, Node, Shape, caller, refuse
+
+if TYPE_CHECKING:
+    from .windowed import Results, WindowedStream
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -191,8 +193,9 @@ class Stream(Generic[T]):
         self.to(TopicSink(name, partitions, encoding))
 
     def to(self, sink: Sink) -> None:
-        """Write each value to *sink*, exactly once."""
-        self._require_append(f"sink {sink.id}")
+        """Write each value to *sink*, exactly once; corrections only to one that takes upserts."""
+        if not sink.upserts:
+            self._require_append(f"sink {sink.id}")
         self.graph.add_sink(sink, self.node, self.output, self.shape)
 
     def rows(self, *, name: str | None = None) -> Stream[transforms.Row]:
@@ -236,6 +239,8 @@ class Stream(Generic[T]):
 
     def _stream(self, node: Node) -> Any:
         """Return the stream behind *node*, as what its shape says."""
+        from .windowed import Results  # late: results are streams
+
         if node.shape.upsert:
             return Results(self.graph, node)
         return KeyedStream(self.graph, node) if node.shape.keyed_by is not None else Stream(self.graph, node)
@@ -267,6 +272,8 @@ class KeyedStream(Stream[T]):
                 "this stream has no event time.",
                 "Call .event_time(...) on the source, before key_by.",
             )
+        from .windowed import WindowedStream  # late: results are streams
+
         return WindowedStream(self, windows, name)
 
     def aggregate(self, *, name: str | None = None, **aggregates: agg.Aggregate) -> Results[Any]:
@@ -295,7 +302,7 @@ class KeyedStream(Stream[T]):
 
     def reduce(self, function: Callable[[T, T], T], *, name: str | None = None) -> Results[T]:
         """Keep ``function(so far, value)`` for each key, beginning with its first value."""
-        return self._running(agg.reduce_(function, state_type=_struct(self.shape.type)), name)
+        return self._running(agg.reduce_(function, state_type=struct_or_none(self.shape.type)), name)
 
     def map_with_state(
         self,
@@ -325,6 +332,8 @@ class KeyedStream(Stream[T]):
         return KeyedStream(self.graph, node)
 
     def _running(self, aggregate: agg.Aggregate, name: str | None) -> Results[Any]:
+        from .windowed import Results  # late: results are streams
+
         self._require_append("aggregate")
         node = self._add("aggregate", name, replace(self.shape, type=None, upsert=True), stateful=True)
         node.detail = f"running {aggregate}"
@@ -333,110 +342,6 @@ class KeyedStream(Stream[T]):
         return Results(self.graph, node)
 
 
-class WindowedStream(Generic[T]):
-    """A keyed stream cut into windows: say how late and how early, then what to compute."""
-
-    def __init__(self, stream: KeyedStream[T], windows: Tumbling, name: str | None) -> None:
-        self._stream = stream
-        self._windows = windows
-        self._name = name
-        self._lateness = 0
-        self._early: int | None = None
-        self._only_final = False
-
-    def allowed_lateness(self, lateness: Duration) -> WindowedStream[T]:
-        """Keep a window's state for so long after it fired; a record that comes meanwhile corrects its result."""
-        self._lateness = duration_ms(lateness)
-        return self
-
-    def early(self, *, every: Duration) -> WindowedStream[T]:
-        """Emit what open windows hold, each *every* of processing time, for keys that changed."""
-        self._early = duration_ms(every)
-        if self._early <= 0:
-            raise refuse("early", caller(), f"every={every!r} is no period.", "Give a positive duration, such as '1s'.")
-        return self
-
-    def final(self) -> WindowedStream[T]:
-        """Emit each result once, when nothing can change it any more."""
-        self._only_final = True
-        return self
-
-    def aggregate(self, **aggregates: agg.Aggregate) -> Results[Any]:
-        """Compute several aggregates for each key and window in one pass; each value is a dict of them."""
-        return self._compute(agg.several(**aggregates))
-
-    def count(self) -> Results[int]:
-        """Count the records of each key and window."""
-        return self._compute(agg.count())
-
-    def sum(self, selector: Selector = None) -> Results[Any]:
-        """Add up a field, or the values themselves, for each key and window."""
-        return self._compute(agg.sum_(selector))
-
-    def min(self, selector: Selector = None) -> Results[Any]:
-        """Find the least of a field, or of the values, for each key and window."""
-        return self._compute(agg.min_(selector))
-
-    def max(self, selector: Selector = None) -> Results[Any]:
-        """Find the greatest of a field, or of the values, for each key and window."""
-        return self._compute(agg.max_(selector))
-
-    def mean(self, selector: Selector = None) -> Results[float]:
-        """Compute the mean of a field, or of the values, for each key and window."""
-        return self._compute(agg.mean(selector))
-
-    def reduce(self, function: Callable[[T, T], T]) -> Results[T]:
-        """Combine the values of each key and window: ``function(so far, value)``, beginning with the first."""
-        return self._compute(agg.reduce_(function, state_type=_struct(self._stream.shape.type)))
-
-    def _compute(self, aggregate: agg.Aggregate) -> Results[Any]:
-        stream, early, lateness = self._stream, None if self._only_final else self._early, self._lateness
-        build = partial(WindowOperator, self._windows, aggregate, lateness=lateness, early_every=early)
-        detail = f"{self._windows}, {aggregate}, lateness {shown(lateness)}"
-        if early is not None:
-            detail += f", early every {shown(early)}"
-        node = stream.graph.add(
-            "window",
-            self._name,
-            [(stream.node, stream.output)],
-            replace(stream.shape, type=None, windowed=True, upsert=True),
-            detail=detail,
-            stateful=True,
-            clock_ms=early,
-            grid_ms=(self._windows.size, self._windows.offset, lateness),
-        )
-        node.holds_ms = lambda output: lateness if output == "final" else 0
-        node.build = lambda: build(outputs=frozenset(node.consumed))
-        results: Results[Any] = Results(stream.graph, node)
-        # With nothing early before it and no lateness behind it, the first firing is the last.
-        return results.final() if early is None and (self._only_final or lateness == 0) else results
-
-
-class Results(KeyedStream[T]):
-    """Results of windows, or running ones: for views, or behind ``final()`` or ``changes()`` for everything."""
-
-    @property
-    def late(self) -> Stream[Any]:
-        """The records that came when their window was gone, as they reached it; ``original()`` gives them whole."""
-        self._require_window("late")
-        return KeyedStream(self.graph, self.node, "late", self.node.inputs[0][0].shape)
-
-    def final(self) -> Results[T]:
-        """Only the final result of each window, once, when its state goes: an append-only stream."""
-        self._require_window("final")
-        return Results(self.graph, self.node, "final", replace(self.shape, upsert=False))
-
-    def changes(self, *, name: str | None = None) -> Stream[transforms.Row]:
-        """Every result as a ``Row`` that says what it is (early, on_time, correction, ...): an append-only stream."""
-        return self._as_rows("changes", name)
-
-    def _require_window(self, what: str) -> None:
-        if self.node.kind != "window":
-            raise refuse(
-                what, caller(), f"{self.node.id} has no windows of its own.", "Call it on the result of a window."
-            )
-
-
-def _struct(kind: Any) -> Any:
+def struct_or_none(kind: Any) -> Any:
     """Return *kind* if values of it need to be told how to come back from state: a struct does, builtins don't."""
     return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamactors.core.connectors import Guarantee
 from streamactors.core.errors import UsageError
 from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.engine.restarts import RestartPolicy
@@ -14,10 +15,13 @@ from streamactors.flow.sequencer import Bound
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a job runs. Nothing here changes what it computes."""
+    """How a job runs."""
 
     checkpoint_every_ms: int = 200
     """Time between checkpoints, ms. Shorter: views follow sooner. Longer: fewer writes."""
+
+    guarantee: Guarantee = Guarantee.EXACTLY_ONCE
+    """What a crash may do to the result."""
 
     bound: Bound = Bound.LIVE
     """How far the run goes."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamactors.core.batch import Batch
-from streamactors.core.connectors import World
+from streamactors.core.connectors import Replay, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class _Partition:
 
 class Script:
     """See the module's header."""
+
+    replay = Replay.BY_OFFSET
 
     def __init__(self, *partitions: list[Any], id: str = "script", type: Any = None) -> None:  # noqa: A002
         self.id = id

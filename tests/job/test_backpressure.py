@@ -16,6 +16,7 @@ class SlowSink:
     """Takes PER_SECOND records in a second, and keeps what was committed."""
 
     id = "slow"
+    upserts = False
 
     def __init__(self):
         self.committed = []

@@ -18,6 +18,7 @@ class Target:
     """A sink whose commits wait for ``open``, and fail as often as ``failures`` says."""
 
     id = "target"
+    upserts = False
 
     def __init__(self, failures=0):
         self.failures = failures

@@ -9,6 +9,7 @@ from msgspec import Struct, json
 
 import streamactors as sa
 from connectors.files import TextLines
+from streamactors.core.connectors import Replay
 from streamactors.engine.restarts import RestartPolicy
 
 QUICK = RestartPolicy(restarts_max=2, backoff_first=0.0, backoff_max=0.0)
@@ -142,7 +143,7 @@ async def test_what_retention_has_removed_wholly_is_not_waited_for(data_dir):
     class Emptied:
         """A topic of which retention has left nothing."""
 
-        id, type = "emptied", None
+        id, type, replay = "emptied", None, Replay.BY_OFFSET
 
         async def ends(self, world):
             return [partition_end]
