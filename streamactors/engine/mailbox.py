@@ -44,12 +44,29 @@ _RECORDS_MIN = 16
 class Channel:
     """The mailbox of one receiver for one sender."""
 
-    __slots__ = ("_items", "_wake_receiver", "_wake_sender", "bytes", "name", "progress", "records", "records_max")
+    __slots__ = (
+        "_items",
+        "_wake_receiver",
+        "_wake_sender",
+        "bytes",
+        "feed",
+        "name",
+        "progress",
+        "records",
+        "records_max",
+    )
 
     def __init__(
-        self, name: str, wake_sender: Callable[[], None], wake_receiver: Callable[[], None], *, progress: int = 0
+        self,
+        name: str,
+        wake_sender: Callable[[], None],
+        wake_receiver: Callable[[], None],
+        *,
+        progress: int = 0,
+        feed: int = 0,
     ) -> None:
         self.name = name
+        self.feed = feed  # which of the things that the receiver reads comes here: their parts have one channel each
         self.progress = progress
         self.records = 0
         self.bytes = 0
@@ -119,8 +136,8 @@ class Group:
     """All that came for one sequence number."""
 
     sequence: int
-    items: list[Item]
-    """What is no signal, in the order of the channels."""
+    batches: list[list[Any]]
+    """What is no signal: for each feed that brought some, in the order of the channels."""
 
     signal: Signal | None
 
@@ -149,10 +166,16 @@ class SequenceMerge:
         sequence = min(numbers)
         if any(channel.progress < sequence for channel in self._channels):
             return None
-        items = [item for channel in self._channels for item in channel.take_all(sequence)]
-        signals = [item[1] for item in items if isinstance(item[1], Signal)]
+        batches: dict[int, list[Any]] = {}
+        signals: list[Signal] = []
+        for channel in self._channels:
+            for _, message, _, _ in channel.take_all(sequence):
+                if isinstance(message, Signal):
+                    signals.append(message)
+                else:
+                    batches.setdefault(channel.feed, []).append(message)
         if not signals:
-            return Group(sequence, items, None)
+            return Group(sequence, list(batches.values()), None)
         assert len(signals) == len(self._channels), f"M3: {signals} at {sequence} on {len(self._channels)} channels"
         assert len(set(signals)) == 1, f"M3: {signals} at {sequence} differ"
-        return Group(sequence, [item for item in items if not isinstance(item[1], Signal)], signals[0])
+        return Group(sequence, list(batches.values()), signals[0])

@@ -75,6 +75,10 @@ class Operator:
         """Take the context: called once, before anything else."""
         self.name = context.name
 
+    def connect(self, output: str, emit: Emit) -> None:
+        """Let *emit* take what is given on *output*."""
+        setattr(self, {"out": "emit", "late": "emit_late", "final": "emit_final"}[output], emit)
+
     def on_batch(self, batch: Batch) -> None:
         """Handle the records of one piece; the watermark is constant inside it."""
         self.emit(batch)

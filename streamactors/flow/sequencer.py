@@ -1,5 +1,7 @@
 """The sequencer: the actor that gives each batch its place. Its decisions are in flow/sequencing.py.
 
+It serves all sources of its region: where their streams meet, one order is what makes the result a function.
+
 It takes from the readers what comes next (by ``choose`` in a live run, by the journal when it follows one), and sends
 pieces and signals to the stages that the source feeds. It is also where a barrier enters the stream, where time enters
 it (idle partitions, the clock), and where a bounded run ends.
@@ -85,7 +87,7 @@ class Sequencer(Actor):
         self.on_exhausted: Callable[[], None] = _nothing
         self._readers: dict[PartitionId, Reader] = {reader.partition: reader for reader in readers}
         self._outputs = {source: list(channels) for source, channels in outputs.items()}
-        self._channels = [channel for channels in outputs.values() for channel in channels]
+        self._channels = list(dict.fromkeys(channel for channels in outputs.values() for channel in channels))
         self._clock = clock
         self._event_times = event_times
         self._clock_period = clock_period
@@ -125,15 +127,25 @@ class Sequencer(Actor):
         if self._barrier is not None:
             self._send_barrier(*self._barrier)
             return True
-        if self.exhausted or self.held or not all(channel.has_room for channel in self._channels):
+        if self.exhausted or self.held:
             return False
         if self._guide is not None:
             return self._follow(self._guide)
-        self._mark_time()
+        if all(channel.has_room for channel in self._channels):  # else marks would pile up before a stage that stands
+            self._mark_time()
         return self._admit_next()
+
+    def _has_room(self, source: str) -> bool:
+        """Whether a batch of *source* may be numbered (D1)."""
+        return all(channel.has_room for channel in self._outputs[source])
 
     def _admit_next(self) -> bool:
         heads = {key: head for key, reader in self._readers.items() if (head := reader.head()) is not None}
+        if self._bound is Bound.LIVE:  # a source whose outputs are full does not hold up the others
+            free = {key: head for key, head in heads.items() if self._has_room(key[0])}
+            if heads and not free:
+                return False
+            heads = free
         if not heads:
             if self._bound is not Bound.LIVE and all(reader.exhausted for reader in self._readers.values()):
                 mark = self.sequencing.flush if self._bound is Bound.UNTIL_END else self.sequencing.finish
@@ -143,6 +155,8 @@ class Sequencer(Actor):
         if choice is None:
             return False
         key, records = choice
+        if not self._has_room(key[0]):
+            return False
         limit = min((channel.records_max for channel in self._outputs[key[0]]), default=records)
         self._admit(key, min(records, limit, self._batch_records))
         return True
@@ -183,7 +197,7 @@ class Sequencer(Actor):
         offset = self.sequencing.partitions[key].offset
         assert first <= offset < end, f"S1: the journal wants {first} to {end} of {key}, which stands at {offset}"
         head = self._readers[key].head()
-        if head is None or head.batch is None:
+        if head is None or head.batch is None or not self._has_room(source):
             return False
         inside = sum(1 for at in head.batch.offsets if at < end) if head.end > end else len(head.batch)
         self._admit(key, min(inside, self._batch_records), end)

@@ -132,9 +132,9 @@ class Stage(Actor):
         if group is None:
             return
         self.sequence = group.sequence
-        batches = [item[1] for item in group.items]
-        # Parts of one piece meet again here. By channel alone, their order would show where the piece was cut (T2).
-        self._messages.extend(batches if len(self.inputs) == 1 else Batch.interleave(batches))
+        for batches in group.batches:
+            # Parts of one piece meet again here. By channel alone, their order would show where it was cut (T2).
+            self._messages.extend(batches if len(self.inputs) == 1 else Batch.interleave(batches))
         if group.signal is not None:
             self._messages.append(group.signal)
 

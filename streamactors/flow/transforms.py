@@ -1,4 +1,4 @@
-"""Stateless operators: map, filter, flat_map, key_by, and the ways out of an upsert stream.
+"""Stateless operators: map, filter, flat_map, key_by, split, union, and the ways out of an upsert stream.
 
 On an append stream a row is a value. On an upsert stream it is the newest value of a key and window, and two things
 follow: ``map`` keeps the row's identity and leaves a DELETE alone, and a row that ``filter`` drops has
@@ -14,7 +14,7 @@ Nothing is emitted for an empty result, and a filter that keeps all rows emits t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, repeat
+from itertools import chain, compress, repeat
 from operator import length_hint
 from types import CoroutineType
 from typing import Any
@@ -26,7 +26,7 @@ from streamactors.core.errors import PipelineError
 from streamactors.core.keys import canonical_key, canonical_keys, plain_keys
 from streamactors.core.limits import BATCH_RECORDS_MAX
 
-from .operator import Emit, Operator, bad_record, call_each
+from .operator import Emit, Operator, bad_record, call_each, nowhere
 from .selectors import Selector, column, known_type, require_plain
 
 
@@ -107,6 +107,57 @@ class KeyBy(Operator):
             except PipelineError as error:
                 return bad_record(self.name, batch, index, error)
         raise AssertionError("canonical_keys refused a key that canonical_key takes")
+
+
+class Split(Operator):
+    """Send each row to the output of the first predicate that is true for its value, or to the last output."""
+
+    def __init__(self, predicates: Sequence[Callable[[Any], Any]]) -> None:
+        super().__init__()
+        for predicate in predicates:
+            require_plain(
+                "a predicate of split()", predicate, remedy="Await in a map() before it, and split by its result."
+            )
+        self._predicates = predicates
+        self._emits: list[Emit] = [nowhere] * (len(predicates) + 1)
+
+    def connect(self, output: str, emit: Emit) -> None:
+        """Let *emit* take what is given on *output*, a number."""
+        self._emits[int(output)] = emit
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit to each output its rows; on an upsert stream, a DELETE of the others."""
+        if not batch.values:
+            return
+        outputs = [len(self._predicates)] * len(batch)
+        undecided: list[int] | None = None  # rows for which no predicate was true yet; None: all
+        for number, predicate in enumerate(self._predicates):
+            asked = batch if undecided is None else batch.take(undecided)
+            rows = range(len(batch)) if undecided is None else undecided
+            verdicts = call_live(self.name, predicate, asked)
+            for row in compress(rows, verdicts):
+                outputs[row] = number
+            undecided = [row for row, verdict in zip(rows, verdicts, strict=True) if not verdict]
+        for number, emit in enumerate(self._emits):
+            kept = keep(batch, [output == number for output in outputs])
+            if kept.values and emit is not nowhere:
+                emit(kept)
+
+
+class Union(Operator):
+    """Pass on what several streams bring, with the columns that they have in common."""
+
+    def __init__(self, *, keyed: bool, windowed: bool) -> None:
+        super().__init__()
+        self._dropped: dict[str, None] = {} if keyed else {"keys": None}
+        if not windowed:
+            self._dropped |= {"windows": None, "kinds": None}
+
+    def on_batch(self, batch: Batch) -> None:
+        """Emit the rows without the columns that other rows of the union lack."""
+        if batch.values:
+            assert_appends(batch, "union")
+            self.emit(batch.replace(**self._dropped) if self._dropped else batch)
 
 
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):

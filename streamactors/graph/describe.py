@@ -6,7 +6,7 @@ from streamactors.core.times import shown
 
 from .nodes import Node
 from .pipeline import Pipeline
-from .plan import RegionPlan, StagePlan, plan
+from .plan import Feed, RegionPlan, StagePlan, plan
 
 
 def describe(pipeline: Pipeline) -> str:
@@ -18,8 +18,10 @@ def describe(pipeline: Pipeline) -> str:
 
 
 def _region(region: RegionPlan) -> list[str]:
-    lines = [f"  region {region.id}", f"    readers: one for each partition of {region.source.detail}"]
-    lines += [f"      {_node(node)}" for node in region.reader_nodes]
+    lines = [f"  region {region.id}"]
+    for source in region.sources:
+        lines.append(f"    readers: one for each partition of {source.node.detail}")
+        lines += [f"      {_node(node)}" for node in source.reader_nodes]
     if region.step is not None:
         lines.append(f"    sequencer: watermark in steps of {shown(region.step)}")
     else:
@@ -33,11 +35,7 @@ def _region(region: RegionPlan) -> list[str]:
 
 def _stage(stage: StagePlan) -> list[str]:
     parts = f" in {stage.parts} parts" if stage.parts > 1 else ""
-    if stage.feed is None:
-        fed = "sequencer"
-    else:
-        feeding, node, output = stage.feed
-        fed = f"{feeding.id}, {node.id}" + ("" if output == "out" else f" ({output})")
+    fed = " and ".join(map(_fed, stage.feeds))
     if stage.shuffled:
         fed += ", shuffled by key"
     lines = [f"    stage {stage.id}{parts}  <- {fed}"]
@@ -45,6 +43,12 @@ def _stage(stage: StagePlan) -> list[str]:
         outside = [f"{source.id}" + ("" if output == "out" else f" ({output})") for source, output in node.inputs]
         lines.append(f"      {_node(node)}  <- {', '.join(outside)}")
     return lines
+
+
+def _fed(feed: Feed) -> str:
+    if feed.stage is None:
+        return "sequencer"
+    return f"{feed.stage.id}, {feed.node.id}" + ("" if feed.output == "out" else f" ({feed.output})")
 
 
 def _node(node: Node) -> str:

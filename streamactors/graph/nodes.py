@@ -51,7 +51,7 @@ class Node:
     id: str
     kind: str
     inputs: list[tuple[Node, str]]
-    """(node, output of that node): "out", "late" or "final"."""
+    """(node, output of that node): "out", "late", "final", or the number of a split's output."""
 
     shape: Shape
     where: str

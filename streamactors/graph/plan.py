@@ -8,16 +8,21 @@ Fusing, in the order of the rules:
     3. An operator with an async function begins a stage: it is awaited, the rest of a chain never waits.
     4. Keyed state lives in as many parts as the pipeline says. With one part there is nothing to shuffle, and the
        operator joins the stage that feeds it. With more, all that reads one key_by shares one keyed stage behind it.
-    5. Everything else joins the stage that feeds it.
+    5. A union joins the stage that feeds it when all that it reads is there; else it begins a stage with a channel for
+       each part of each stage that it reads.
+    6. Everything else joins the stage that feeds it.
 
-A region is what hangs together: a source and all that it feeds.
+A region is what hangs together: sources, and all that they feed. Several sources are one region when their streams meet
+in a union; one sequencer then gives their batches one order.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from streamactors.core.connectors import Source
 from streamactors.core.times import MAX_TIME
 from streamactors.flow.reader import EventTime
 
@@ -28,6 +33,16 @@ STEP_DEFAULT_MS = 1_000
 """The watermark's step where no window fixes it: fine enough to be watched, coarse enough to cut no batch."""
 
 
+class Feed(NamedTuple):
+    """What a stage reads: an output of a node."""
+
+    stage: StagePlan | None
+    """Where the node runs; None: before the sequencer, which then feeds the stage."""
+
+    node: Node
+    output: str
+
+
 @dataclass(eq=False)
 class StagePlan:
     """One stage: the nodes that are fused, in the order in which they see a signal."""
@@ -35,8 +50,8 @@ class StagePlan:
     id: str
     nodes: list[Node]
     parts: int = 1
-    feed: tuple[StagePlan, Node, str] | None = None
-    """(stage, node, output) that it reads; None: the sequencer."""
+    feeds: list[Feed] = field(default_factory=list)
+    """What it reads, in the order in which its channels are taken. Only a union reads more than one."""
 
     key: Node | None = None
     """The key_by whose keys decide which part a record is in."""
@@ -55,17 +70,43 @@ class StagePlan:
 
 
 @dataclass(eq=False)
-class RegionPlan:
-    """A source and all that it feeds: the unit of sequence, checkpoint and restart."""
+class SourcePlan:
+    """A source, and what its readers do before its records get their place in the sequence."""
 
-    id: str
-    source: Node
+    node: Node
     reader_nodes: list[Node]
     """What runs in the readers, before event time."""
 
-    event_time: EventTime | None
+    timed: Node | None
+    """The node that assigns event time."""
+
+    @property
+    def id(self) -> str:
+        """The source's id."""
+        return self.node.id
+
+    @property
+    def source(self) -> Source:
+        """What is read."""
+        assert self.node.source is not None, f"{self.node!r} is no source"
+        return self.node.source
+
+    @property
+    def event_time(self) -> EventTime | None:
+        """How event time is assigned."""
+        return None if self.timed is None else self.timed.event_time
+
+
+@dataclass(eq=False)
+class RegionPlan:
+    """Sources and all that they feed: the unit of sequence, checkpoint and restart."""
+
+    id: str
+    """Of its first source."""
+
+    sources: list[SourcePlan]
     stages: list[StagePlan]
-    """Each behind the stage that feeds it."""
+    """Each behind the stages that feed it."""
 
     step: int | None
     """Step of the watermark, ms; None without event time."""
@@ -78,7 +119,12 @@ class RegionPlan:
         kept = [(node, stage.parts) for stage in self.stages for node in stage.nodes]
         operators = {node.id: f"{_kept(node)} in {parts} parts" for node, parts in kept if _kept(node) is not None}
         # Offsets mean something in the very source that they were read from.
-        return {"operators": {self.source.id: f"source {getattr(self.source.source, 'place', self.id)}", **operators}}
+        sources = {plan.id: f"source {getattr(plan.source, 'place', plan.id)}" for plan in self.sources}
+        return {"operators": {**sources, **operators}}
+
+    def fed_by(self, feed: Feed) -> list[SourcePlan]:
+        """Return the sources whose batches the sequencer sends to *feed*."""
+        return [source for source in self.sources if feed.node in (source.node, source.timed)]
 
 
 def _kept(node: Node) -> str | None:
@@ -94,124 +140,133 @@ def plan(pipeline: Pipeline) -> list[RegionPlan]:
     sources = [node for node in nodes if node.source is not None]
     if not sources:
         raise refuse(f"pipeline {pipeline.name}", "its end", "it reads nothing.", "Begin with a source: topic(...).")
-    return [_region(pipeline, source, _fed_by(source, nodes)) for source in sources]
+    return [_region(pipeline, region) for region in _connected(nodes)]
 
 
-def _fed_by(source: Node, nodes: list[Node]) -> list[Node]:
-    """Return *source* and all that it feeds, in the order of the graph."""
-    fed = [source]
+def _connected(nodes: list[Node]) -> list[list[Node]]:
+    """Return the nodes of each region in the order of the graph, the region with the first source first."""
+    region_of: dict[Node, list[Node]] = {}
     for node in nodes:
-        if any(feeding in fed for feeding, _ in node.inputs):
-            fed.append(node)
-    return fed
+        meeting = list({id(region_of[feeding]): region_of[feeding] for feeding, _ in node.inputs}.values())
+        joined = [other for region in meeting for other in region] + [node]
+        region_of.update(dict.fromkeys(joined, joined))
+    place = {node: index for index, node in enumerate(nodes)}
+    regions = {id(region): sorted(region, key=place.__getitem__) for region in region_of.values()}
+    return sorted(regions.values(), key=lambda region: place[region[0]])
 
 
-def _region(pipeline: Pipeline, source: Node, nodes: list[Node]) -> RegionPlan:
+def _region(pipeline: Pipeline, nodes: list[Node]) -> RegionPlan:
+    sources = [_source(node, nodes) for node in nodes if node.source is not None]
     if not any(node.view is not None or node.sink is not None for node in nodes):
+        source = sources[0]
         raise refuse(
-            f"source {source.id}", source.where, "nothing is done with it.", "End its stream in to_view or to_topic."
+            f"source {source.id}",
+            source.node.where,
+            "nothing is done with it.",
+            "End its stream in to_view or to_topic.",
         )
-    event_time, reader_nodes = _before_event_time(source, nodes)
-    stages = _Fusion(pipeline.parts, source, reader_nodes).run(nodes)
     periods = [node.clock_ms for node in nodes if node.clock_ms is not None]
     grid = [ms for node in nodes for ms in node.grid_ms if 0 < ms < MAX_TIME]
     return RegionPlan(
-        id=source.id,
-        source=source,
-        reader_nodes=reader_nodes,
-        event_time=event_time,
-        stages=stages,
-        step=None if event_time is None else math.gcd(*grid) or STEP_DEFAULT_MS,
+        id=sources[0].id,
+        sources=sources,
+        stages=_Fusion(pipeline.parts, sources).run(nodes),
+        step=None if sources[0].timed is None else math.gcd(*grid) or STEP_DEFAULT_MS,
         clock_period=math.gcd(*periods) or None,
         clock_longest=max(periods, default=0),
     )
 
 
-def _before_event_time(source: Node, nodes: list[Node]) -> tuple[EventTime | None, list[Node]]:
-    """Return the event time of *source* and the nodes that run before it is assigned."""
-    assigning = [node for node in nodes if node.event_time is not None]
+def _source(source: Node, nodes: list[Node]) -> SourcePlan:
+    """Return what the readers of *source* do: all that stands between it and event time."""
+    assigning = [node for node in _fed_by(source, nodes) if node.event_time is not None]
     if not assigning:
-        return None, []
+        return SourcePlan(source, [], None)
+    timed = assigning[0]
     if len(assigning) > 1:
         raise refuse(
             "event_time",
             assigning[1].where,
-            f"{source!r} has event time from {assigning[0]!r} already.",
+            f"{source!r} has event time from {timed!r} already.",
             "Assign it once, before the stream branches.",
         )
-    node = assigning[0]
-    before: list[Node] = []
-    while node.inputs:
-        feeding, _ = node.inputs[0]
-        readers = [other for other in nodes if any(feed is feeding for feed, _ in other.inputs)]
+    path = [source]
+    while path[-1] is not timed:
+        readers = [node for node in nodes if any(feeding is path[-1] for feeding, _ in node.inputs)]
         if len(readers) > 1:
+            other = next((reader for reader in readers if timed not in _fed_by(reader, nodes)), readers[-1])
             raise refuse(
                 "event_time",
-                assigning[0].where,
-                f"{feeding!r} is also read by {next(r for r in readers if r is not node)!r}, which would have none.",
+                timed.where,
+                f"{path[-1]!r} is also read by {other!r}, which would have none.",
                 "Assign event time before the stream branches.",
             )
-        if feeding is not source:
-            before.insert(0, feeding)
-        node = feeding
-    return assigning[0].event_time, before
+        path += readers
+    return SourcePlan(source, path[1:-1], timed)
+
+
+def _fed_by(node: Node, nodes: list[Node]) -> list[Node]:
+    """Return *node* and all that it feeds, in the order of the graph."""
+    fed = [node]
+    for other in nodes:
+        if any(feeding in fed for feeding, _ in other.inputs):
+            fed.append(other)
+    return fed
 
 
 class _Fusion:
     """Decide which stage each node joins. See the module's header for the rules."""
 
-    def __init__(self, parts: int, source: Node, reader_nodes: list[Node]) -> None:
+    def __init__(self, parts: int, sources: list[SourcePlan]) -> None:
         self._parts = parts
-        self._first = StagePlan(f"{source.id}", [])
-        self._stage_of: dict[Node, StagePlan] = dict.fromkeys([source, *reader_nodes], self._first)
+        self._stage_of: dict[Node, StagePlan] = {}
         self._keyed: dict[tuple[Node, str], StagePlan] = {}  # by the output that is shuffled
         self._hold_of: dict[Node, int] = {}
-        self._outside = {source, *reader_nodes}  # nodes that run before the first stage
+        self._outside: set[Node] = set()  # nodes that run before the sequencer
         self._stages: list[StagePlan] = []
+        for source in sources:
+            before = [source.node, *source.reader_nodes, *([] if source.timed is None else [source.timed])]
+            known = [self._stage_of[node] for node in before if node in self._stage_of]  # sources that met in a union
+            self._stage_of.update(dict.fromkeys(before, known[0] if known else StagePlan(source.id, [])))
+            self._outside.update(before)
 
     def run(self, nodes: list[Node]) -> list[StagePlan]:
         for node in nodes:
-            if node in self._outside:
-                continue
-            if node.event_time is not None:  # assigned by the reader: its place in the graph is the reader's output
-                self._stage_of[node] = self._first
-                self._outside.add(node)
-                continue
-            self._place(node)
+            if node not in self._outside:
+                self._place(node)
         return self._stages
 
     def _place(self, node: Node) -> None:
-        feeding, output = node.inputs[0]
-        stage = self._stage_for(node, self._stage_of[feeding])
+        stage = self._stage_for(node)
         if stage not in self._stages:
             self._stages.append(stage)
-        if self._stage_of[feeding] is not stage or feeding in self._outside:
+        entering = [feed for feed in map(self._feed, node.inputs) if feed.stage is not stage]
+        if entering:
             stage.entries.append(node)
-        hold = self._hold_of.get(feeding, 0) + feeding.holds_ms(output)
+            stage.feeds += [feed for feed in entering if feed not in stage.feeds]
+        hold = max(self._hold_of.get(feeding, 0) + feeding.holds_ms(output) for feeding, output in node.inputs)
         self._hold_of[node] = hold
         self._stage_of[node] = stage
         stage.nodes.append(node)
         stage.holds.append(hold)
 
-    def _stage_for(self, node: Node, feeding: StagePlan) -> StagePlan:
+    def _feed(self, read: tuple[Node, str]) -> Feed:
+        node, output = read
+        return Feed(None if node in self._outside else self._stage_of[node], node, output)
+
+    def _stage_for(self, node: Node) -> StagePlan:
+        feeding = self._stage_of[node.inputs[0][0]]
+        if any(self._stage_of[other] is not feeding for other, _ in node.inputs):
+            return StagePlan(node.id, [])
         if node.view is not None or node.sink is not None:
-            return feeding if feeding.parts == 1 else self._begin(node, feeding, parts=1)
+            return feeding if feeding.parts == 1 else StagePlan(node.id, [])
         moves = node.stateful and self._parts > 1 and feeding.key is not node.shape.keyed_by
         if node.awaited:
             parts = self._parts if node.stateful else feeding.parts
-            return self._begin(node, feeding, parts, node.shape.keyed_by if moves else feeding.key, shuffled=moves)
+            return StagePlan(node.id, [], parts, key=node.shape.keyed_by if moves else feeding.key, shuffled=moves)
         if not moves:
             return feeding
         if node.inputs[0] not in self._keyed:
-            begun = self._begin(node, feeding, self._parts, node.shape.keyed_by, shuffled=True)
+            begun = StagePlan(node.id, [], self._parts, key=node.shape.keyed_by, shuffled=True)
             self._keyed[node.inputs[0]] = begun
         return self._keyed[node.inputs[0]]
-
-    def _begin(
-        self, node: Node, feeding: StagePlan, parts: int, key: Node | None = None, *, shuffled: bool = False
-    ) -> StagePlan:
-        source, output = node.inputs[0]
-        feed = None if source in self._outside else (feeding, source, output)
-        stage = StagePlan(node.id, [], parts, feed, key, shuffled)
-        self._stages.append(stage)
-        return stage

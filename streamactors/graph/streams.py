@@ -13,7 +13,7 @@ stream says what it means: ``final()``, one result for each window when nothing 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
@@ -85,6 +85,55 @@ class Stream(Generic[T]):
             "flat_map", function, transforms.FlatMap, async_transforms.AsyncFlatMap, name
         )
         return stream
+
+    def split(self, *predicates: Callable[[T], object], name: str | None = None) -> tuple[Stream[T], ...]:
+        """
+        Send each value to the stream of the first predicate that is true for it; the rest to one stream more::
+
+            right, wrong, skipped = answers.split(lambda a: a.points > 0, lambda a: a.points == 0)
+        """
+        if not predicates:
+            raise refuse("split", caller(), "it was given no predicate.", "Give one for each stream but the last.")
+        node = self._add(
+            "split",
+            name,
+            self.shape,
+            detail=", ".join(map(describe, predicates)),
+            build=partial(transforms.Split, predicates),
+        )
+        return tuple(self._stream(node, str(output)) for output in range(len(predicates) + 1))
+
+    def union(self, *others: Stream[Any], name: str | None = None) -> Stream[Any]:
+        """
+        Put the records of several streams into one; it keeps a key that all of them have.
+
+        All have event time, or none. Streams of different sources come in the one order of the region's sequence;
+        branches of one stream, within a piece of it, one behind the other.
+        """
+        streams = [self, *others]
+        for stream in streams:
+            stream._require_append("union")
+        self._refuse_union(streams)
+        shapes = [stream.shape for stream in streams]
+        keyed = all(shape.keyed_by is not None for shape in shapes)
+        windowed = all(shape.windowed for shape in shapes)
+        shape = replace(
+            self.shape,
+            type=self.shape.type if all(shape.type == self.shape.type for shape in shapes) else None,
+            keyed_by=self.shape.keyed_by if len({shape.keyed_by for shape in shapes}) == 1 else None,
+            windowed=windowed,
+            repartitioned=any(shape.repartitioned for shape in shapes),
+        )
+        node = self.graph.add(
+            "union",
+            name,
+            [(stream.node, stream.output) for stream in streams],
+            shape,
+            build=partial(transforms.Union, keyed=keyed, windowed=windowed),
+        )
+        if keyed and shape.keyed_by is None:  # keys that came from several key_by: this is where they meet
+            node.shape = replace(shape, keyed_by=node)
+        return cast("Stream[Any]", self._stream(node))
 
     def original(self, *, name: str | None = None) -> Stream[Any]:
         """Replace each value by the record that it came from as it stands in the source: its bytes, all fields."""
@@ -215,6 +264,23 @@ class Stream(Generic[T]):
         if (why := missing_field(selector, self.shape.type)) is not None:
             raise refuse(what, caller(), why, "Name one of them, or add it to the type.")
 
+    def _refuse_union(self, streams: Sequence[Stream[Any]]) -> None:
+        where = caller()
+        if len(streams) < 2:
+            raise refuse("union", where, "it was given no other stream.", "Name at least one.")
+        if any(stream.graph is not self.graph for stream in streams):
+            raise refuse("union", where, "a stream of another pipeline was given.", "Build both in one pipeline.")
+        if len({(stream.node, stream.output) for stream in streams}) < len(streams):
+            raise refuse("union", where, "a stream was named twice.", "Name each once.")
+        if len({stream.shape.event_time for stream in streams}) > 1:
+            which = ", ".join(repr(stream.node) for stream in streams if not stream.shape.event_time)
+            raise refuse(
+                "union",
+                where,
+                f"some of its streams have event time, {which} has none.",
+                "Call .event_time(...) on each of them, or once behind the union.",
+            )
+
     def _as_rows(self, kind: str, name: str | None) -> Stream[transforms.Row]:
         shape = replace(self.shape, type=transforms.Row, windowed=False, upsert=False)
         return cast("Stream[transforms.Row]", self._stream(self._add(kind, name, shape, build=transforms.Rows)))
@@ -237,13 +303,14 @@ class Stream(Generic[T]):
     def _add(self, kind: str, name: str | None, shape: Shape, **more: Any) -> Node:
         return self.graph.add(kind, name, [(self.node, self.output)], shape, **more)
 
-    def _stream(self, node: Node) -> Any:
+    def _stream(self, node: Node, output: str = "out") -> Any:
         """Return the stream behind *node*, as what its shape says."""
         from .windowed import Results  # late: results are streams
 
         if node.shape.upsert:
-            return Results(self.graph, node)
-        return KeyedStream(self.graph, node) if node.shape.keyed_by is not None else Stream(self.graph, node)
+            return Results(self.graph, node, output)
+        kind = KeyedStream if node.shape.keyed_by is not None else Stream
+        return kind(self.graph, node, output)
 
 
 class KeyedStream(Stream[T]):

@@ -227,9 +227,7 @@ class Job:
             self._lock.release()
 
     async def _region(self, region: RegionPlan, store: Store, incarnation: str) -> RegionWorld:
-        source = region.source.source
-        assert source is not None, f"{region.source!r} is no source"
-        ends = await source.ends(self._world)
+        ends = {source.id: await source.source.ends(self._world) for source in region.sources}
         bounded = self._settings.bound is not Bound.LIVE or self._settings.follow is not None
         targets = {}
         for sink in (node.sink for stage in region.stages for node in stage.nodes if node.sink is not None):
@@ -245,8 +243,8 @@ class Job:
             store=store,
             commit=self._commit,
             settings=self._settings,
-            partitions=len(ends),
-            ends=dict(enumerate(ends)) if bounded else None,
+            partitions={source: len(of) for source, of in ends.items()},
+            ends={(source, part): end for source, of in ends.items() for part, end in enumerate(of)} if bounded else None,
             targets=targets,
         )
 

@@ -26,10 +26,10 @@ from streamactors.flow.operator import Emit, Operator, OperatorContext, counted_
 from streamactors.flow.outputs import SinkOperator, ViewOperator
 from streamactors.flow.reader import Reader
 from streamactors.flow.sequencer import Sequencer, Ticker
-from streamactors.flow.sequencing import PartitionPosition, Position, Sequencing
+from streamactors.flow.sequencing import PartitionId, PartitionPosition, Position, Sequencing
 from streamactors.flow.stage import Chain, Forward, Shuffle, Stage, groups_of_part
 from streamactors.graph.nodes import Node
-from streamactors.graph.plan import RegionPlan, StagePlan
+from streamactors.graph.plan import Feed, RegionPlan, SourcePlan, StagePlan
 
 from .coordinator import Commit, Coordinator
 from .pending import Committer, PendingOutput, expect_what_is_there
@@ -59,9 +59,11 @@ class RegionWorld:
     store: Store
     commit: Commit
     settings: Settings
-    partitions: int
-    ends: dict[int, int] | None
-    """Where a bounded run stops, by partition."""
+    partitions: dict[str, int]
+    """How many each source has, by its id."""
+
+    ends: dict[PartitionId, int] | None
+    """Where a bounded run stops."""
 
     targets: dict[str, Target]
     """Of the region's sinks, by id."""
@@ -81,7 +83,8 @@ class RunningRegion:
 async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> RunningRegion:
     """Build the actors of one attempt from the last checkpoint."""
     position = position_of(region, restored)
-    readers = [await _reader(region, part) for part in position.partitions]
+    sources = {plan.id: plan for plan in region.plan.sources}
+    readers = [await _reader(region, sources[part.source], part) for part in position.partitions]
     builder = _Builder(region, position)
     for stage in region.plan.stages:
         await builder.add_stage(stage)
@@ -111,28 +114,28 @@ def last_epoch(attempt: int, restored: Restored | None) -> int:
 
 def position_of(region: RegionWorld, restored: Restored | None) -> Position:
     """Return where the region's input stands: at its checkpoint, or before everything."""
-    event_time = region.plan.event_time
-    disorder = 0 if event_time is None else event_time.disorder_ms
-    if restored is not None:
-        position = msgspec.convert(restored.position, Position)
-        if len(position.partitions) != region.partitions:
+    disorders = {plan.id: plan.event_time.disorder_ms if plan.event_time else 0 for plan in region.plan.sources}
+    if restored is None:
+        wanted = [(plan.id, part) for plan in region.plan.sources for part in range(region.partitions[plan.id])]
+        return Position([PartitionPosition(source, part, disorders[source]) for source, part in wanted])
+    position = msgspec.convert(restored.position, Position)
+    for plan in region.plan.sources:
+        read = sum(part.source == plan.id for part in position.partitions)
+        if read != region.partitions[plan.id]:
             raise PipelineError(
-                f"source {region.plan.source!r} has {region.partitions} partitions, its checkpoint has read "
-                f"{len(position.partitions)}; their number is fixed for the life of a job (each text file is one). "
+                f"source {plan.node!r} has {region.partitions[plan.id]} partitions, its checkpoint has read "
+                f"{read}; their number is fixed for the life of a job (each text file is one). "
                 "Give it the partitions that it had, or give the pipeline another name and let it start anew."
             )
-        for part in position.partitions:
-            part.disorder = disorder  # the plan's: it may have been changed since
-        return position
-    return Position([PartitionPosition(region.plan.id, part, disorder) for part in range(region.partitions)])
+    for part in position.partitions:
+        part.disorder = disorders[part.source]  # the plan's: it may have been changed since
+    return position
 
 
-async def _reader(region: RegionWorld, part: PartitionPosition) -> Reader:
-    plan, ports = region.plan, region.world.ports
+async def _reader(region: RegionWorld, plan: SourcePlan, part: PartitionPosition) -> Reader:
+    ports = region.world.ports
     name = f"{region.job}/{plan.id}/reader[{part.partition}]"
-    source = plan.source.source
-    assert source is not None, f"{plan.source!r} is no source"
-    opened: SourceReader = await source.reader(region.world, part.partition, part.offset)
+    opened: SourceReader = await plan.source.reader(region.world, part.partition, part.offset)
     chain = [_operator(node) for node in plan.reader_nodes]
     for node, operator in zip(plan.reader_nodes, chain, strict=True):
         operator.open(OperatorContext(f"{region.job}/{node.id}", _no_state, _no_state))
@@ -141,7 +144,7 @@ async def _reader(region: RegionWorld, part: PartitionPosition) -> Reader:
         (part.source, part.partition),
         opened,
         start=part.offset,
-        end=None if region.ends is None else region.ends[part.partition],
+        end=None if region.ends is None else region.ends[part.source, part.partition],
         chain=chain,
         event_time=plan.event_time,
         batch_records=region.settings.batch_records,
@@ -153,8 +156,8 @@ def _ticker(region: RegionWorld, sequencer: Sequencer) -> list[Ticker]:
     """Return the ticker of a region in which time makes a difference."""
     plan = region.plan
     periods = [] if plan.clock_period is None else [plan.clock_period / 2_000]
-    if plan.event_time is not None:
-        periods.append((plan.event_time.idle_after_ms or 1_000) / 4_000)
+    timed = [source.event_time for source in plan.sources if source.event_time is not None]
+    periods += [(event_time.idle_after_ms or 1_000) / 4_000 for event_time in timed]
     if not periods or region.settings.follow is not None:
         return []
     name = f"{region.job}/{plan.id}/ticker"
@@ -172,23 +175,33 @@ class _Builder:
         self._operators: dict[tuple[Node, int], Operator] = {}
         self._outlets: dict[tuple[Node, int, str], list[Emit]] = {}
         self._sequencer_wake: list[Callable[[], None]] = []
-        self._inlets: list[Channel] = []  # channels that the sequencer fills
+        self._inlets: dict[str, list[Channel]] = {source.id: [] for source in region.plan.sources}
+        """Channels that the sequencer fills, by source."""
 
     async def add_stage(self, plan: StagePlan) -> None:
         """Build all parts of a stage and connect them to what feeds them."""
         parts = [await self._stage(plan, part) for part in range(plan.parts)]
         self._parts[plan] = parts
         self.stages += parts
-        if plan.feed is None:
-            self._inlets += [self._channel("sequencer", self._wake_sequencer, stage) for stage in parts]
-            return
-        feeding, node, output = plan.feed
-        for index, sender in enumerate(self._parts[feeding]):
+        for number, feed in enumerate(plan.feeds):
+            if feed.stage is None:
+                self._feed_by_sequencer(feed, number, parts)
+            else:
+                self._feed_by_stage(feed, number, plan, parts)
+
+    def _feed_by_sequencer(self, feed: Feed, number: int, parts: list[Stage]) -> None:
+        channels = [self._channel("sequencer", self._wake_sequencer, stage, number) for stage in parts]
+        for source in self._region.plan.fed_by(feed):
+            self._inlets[source.id] += channels
+
+    def _feed_by_stage(self, feed: Feed, number: int, plan: StagePlan, parts: list[Stage]) -> None:
+        assert feed.stage is not None
+        for index, sender in enumerate(self._parts[feed.stage]):
             receivers = parts if plan.shuffled or plan.parts == 1 else [parts[index]]
-            channels = [self._channel(sender.name, sender.wake, receiver) for receiver in receivers]
+            channels = [self._channel(sender.name, sender.wake, receiver, number) for receiver in receivers]
             sender.outputs += channels
             outlet = Shuffle(sender, channels) if len(channels) > 1 else Forward(sender, channels[0])
-            self._connect(node, index, output, outlet)
+            self._connect(feed.node, index, feed.output, outlet)
 
     def sequencer(self, readers: list[Reader]) -> Sequencer:
         """Build the sequencer that feeds the stages."""
@@ -198,9 +211,9 @@ class _Builder:
             f"{region.job}/{plan.id}/sequencer",
             Sequencing(self._position, step=plan.step, clock_longest=plan.clock_longest),
             readers,
-            {plan.id: self._inlets},
+            self._inlets,
             clock=region.world.ports.clock,
-            event_times={plan.id: plan.event_time},
+            event_times={source.id: source.event_time for source in plan.sources},
             clock_period=plan.clock_period,
             bound=region.settings.bound,
             batch_records=region.settings.batch_records,
@@ -213,8 +226,9 @@ class _Builder:
         for wake in self._sequencer_wake:
             wake()
 
-    def _channel(self, sender: str, wake_sender: Callable[[], None], receiver: Stage) -> Channel:
-        channel = Channel(f"{sender} > {receiver.name}", wake_sender, receiver.wake, progress=self._position.sequence)
+    def _channel(self, sender: str, wake_sender: Callable[[], None], receiver: Stage, feed: int) -> Channel:
+        name = f"{sender} > {receiver.name}"
+        channel = Channel(name, wake_sender, receiver.wake, progress=self._position.sequence, feed=feed)
         receiver.inputs.append(channel)
         return channel
 
@@ -230,8 +244,9 @@ class _Builder:
             take = counted_in(operator, operator.on_batch)
             if node in plan.entries:
                 chain.entries.append(take)
-            else:
-                self._connect(*_feed(node, part), take)
+            for source, output in node.inputs:
+                if source in plan.nodes:
+                    self._connect(source, part, output, take)
         return Stage(name, chain, clock=region.world.ports.clock, interval=region.settings.checkpoint_every_ms / 1_000)
 
     async def _operator(self, node: Node, part: int, durables: list[Durable]) -> Operator:
@@ -279,13 +294,7 @@ class _Builder:
         taking = self._outlets.setdefault((node, part, output), [])
         taking.append(emit)
         operator = self._operators[node, part]
-        to = counted_out(operator, taking[0] if len(taking) == 1 else partial(_to_all, taking))
-        setattr(operator, {"out": "emit", "late": "emit_late", "final": "emit_final"}[output], to)
-
-
-def _feed(node: Node, part: int) -> tuple[Node, int, str]:
-    source, output = node.inputs[0]
-    return source, part, output
+        operator.connect(output, counted_out(operator, taking[0] if len(taking) == 1 else partial(_to_all, taking)))
 
 
 def _to_all(emits: list[Emit], batch: Batch) -> None:

@@ -20,7 +20,7 @@ def drain(merge):
     """Return (sequence, message) of all that can be taken now."""
     taken = []
     while (group := merge.next()) is not None:
-        taken += [(group.sequence, item[1]) for item in group.items]
+        taken += [(group.sequence, batch) for batches in group.batches for batch in batches]
         if group.signal is not None:
             taken.append((group.sequence, group.signal))
     return taken
@@ -134,7 +134,7 @@ def test_a_sequence_number_is_taken_whole_in_the_order_of_the_channels():
     a.put(1, "more")
     a.advance(1)
     group = merge.next()
-    assert [item[1] for item in group.items] == ["a1", "more", "b1"]
+    assert group.batches == [["a1", "more", "b1"]]
 
 
 def test_a_signal_comes_once_when_every_channel_has_brought_it_behind_what_it_made_them_emit():

@@ -28,10 +28,16 @@ def shape(flow):
         stage.id: (
             [node.id for node in stage.nodes],
             stage.parts,
-            None if stage.feed is None else (stage.feed[0].id, stage.feed[1].id, stage.feed[2]),
+            _fed_by(stage),
         )
         for stage in region.stages
     }
+
+
+def _fed_by(stage):
+    """Return what the only feed of *stage* is; None for the sequencer."""
+    (feed,) = stage.feeds
+    return None if feed.stage is None else (feed.stage.id, feed.node.id, feed.output)
 
 
 async def double(value):
@@ -103,7 +109,7 @@ def test_what_stands_before_event_time_runs_in_the_readers():
     lines = flow.topic("lines", encoding="raw").map(bytes.decode).filter(bool)
     lines.event_time(int).key_by(len).count().to_view("v")
     (region,) = plan(flow)
-    assert [node.id for node in region.reader_nodes] == ["map", "filter"]
+    assert [node.id for node in region.sources[0].reader_nodes] == ["map", "filter"]
     assert region.stages[0].nodes[0].id == "key_by"
 
 
