@@ -3,10 +3,11 @@
     StreamActorsError
     ├── PipelineError       the pipeline is wrong: change the code it names
     ├── UsageError          a call, a flag or a setting is wrong: call again, corrected
+    ├── Unacknowledged      the job ended first: what was sent may or may not be counted
     ├── BadRecord           one record can't be handled: fix the record, or the function it names
     ├── Held                another process has it: its pid is in the message
     ├── StorageError        the disk said no: make room, repair, then start again
-    │   ├── QuotaFull       a limit of ours is reached; nothing was written
+    │   ├── QuotaFull       no room: disk or quota is full; nothing was written. It goes on when there is room
     │   ├── Damaged         bytes that were durable are not what was written
     │   └── LogClosed       the partition was closed, by its owner or after a failed fsync
     ├── SinkConflict        a target shows a stamp that this job can't explain
@@ -18,7 +19,11 @@ one is an AssertionError, because no user can mend it.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What an operating system answers when a disk, a user's quota or a file may hold no more."""
 
 
 class StreamActorsError(Exception):
@@ -48,12 +53,19 @@ class RecordPlace:
 class BadRecord(StreamActorsError):
     """A record that a decoder or a user function refused, with operator and place."""
 
-    def __init__(self, operator: str, place: RecordPlace | None, record: object, reason: str) -> None:
+    def __init__(
+        self, operator: str, place: RecordPlace | None, record: object, reason: str, row: int | None = None
+    ) -> None:
         shown = repr(record)
         shown = shown if len(shown) <= 200 else shown[:200] + "…"
         where = f" ({place})" if place is not None else ""
         super().__init__(f"operator {operator} can't handle record {shown}{where}: {reason}")
         self.operator, self.place, self.reason = operator, place, reason
+        self.row = row  # of the batch that the operator was given, where it can go on without it
+
+
+class Unacknowledged(StreamActorsError):
+    """A job ended before all that was sent to it was known to be safe: it may or may not have been counted."""
 
 
 class Held(StreamActorsError):
@@ -70,7 +82,7 @@ class StorageError(StreamActorsError):
 
 
 class QuotaFull(StorageError):
-    """A limit of bytes is reached; nothing was written."""
+    """There is no room, on the disk or in a quota; nothing was written. The same may succeed later."""
 
 
 class Damaged(StorageError):

@@ -46,8 +46,16 @@ PENDING_CHUNK_BYTES = 1024 * 1024
 EPOCH_OUTPUT_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of pending output for one sink in an epoch. At the limit an epoch starts early."""
 
+IMMEDIATE_BYTES_MAX = 4 * 1024 * 1024
+"""Bytes that wait for a sink that is written at once. Enough for one good write while another is under way; what waits
+there is what a checkpoint waits for."""
+
 CHECKPOINTS_KEPT = 1_000
 """Summaries of past checkpoints kept for `streamactors checkpoints`; the state itself is only ever the newest."""
+
+RESERVE_BYTES = 16 * 1024 * 1024
+"""Bytes that a job keeps free for its last checkpoint. More than one writes where the interval is a second or less
+(some 4,000 pages of LMDB); little enough that nobody minds it in each job's folder."""
 
 MAP_SIZE = 1 << 40
 """Bytes of address space of an LMDB map. Never resized: a resize under a live reader kills the reader."""

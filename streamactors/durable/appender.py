@@ -12,12 +12,11 @@ What a failure leaves:
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from streamactors.core.errors import Damaged, LogClosed, QuotaFull
+from streamactors.core.errors import NO_ROOM, Damaged, LogClosed, QuotaFull, StorageError
 from streamactors.core.ports import Cell, Disk, File, Lock
 
 from .frames import NOTHING, Records, encode_frame
@@ -44,8 +43,6 @@ retention removes whole segments: so not more. Fewer would mean thousands of fil
 
 SEGMENT_FRAMES_MAX = 32_768
 """Frames at which a segment is full: with frames of one record, opening costs by the frame (about 4 µs)."""
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Appender:
@@ -221,7 +218,7 @@ class Appender:
         try:
             write()
         except OSError as error:
-            if error.errno in _FULL and self._cut_back():
+            if error.errno in NO_ROOM and self._cut_back():
                 raise QuotaFull(
                     f"the disk is full: {self._folder}, offset {self.offset}. None of {records.count:,} records was "
                     "written, the log stays readable. Make room (retention removes old segments), then append again."
@@ -238,7 +235,8 @@ class Appender:
     def _closed(self, what: str, records: Records, error: OSError) -> LogClosed:
         return LogClosed(
             f"{what} failed in {self._folder} ({error}). Whether the {records.count:,} records from {self.offset} on "
-            "are durable is not known, and the partition takes no more. Open the topic again: that recovers."
+            "are durable is not known. The next append opens the files again, which recovers; repeat this one with its "
+            "producer and sequence."
         )
 
 
@@ -248,8 +246,25 @@ def open_appender(disk: Disk, folder: Path, new_id: Callable[[], str]) -> Append
 
     Raises:
         Held: another process writes this partition.
+        QuotaFull: the disk has no room for what opening writes. Nothing durable has changed.
         Damaged: bytes that were durable are not there as they were written.
+        StorageError: a file can't be read or written.
     """
+    try:
+        return _open(disk, folder, new_id)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise QuotaFull(
+                f"the disk is full: {folder} can't be opened for appends ({error}). Nothing that was durable has "
+                "changed, the log stays readable. Make room (retention removes old segments), then append again."
+            ) from error
+        raise StorageError(
+            f"{folder} can't be opened for appends: {error}. Nothing that was durable has changed. Check who owns the "
+            "folder, and the disk."
+        ) from error
+
+
+def _open(disk: Disk, folder: Path, new_id: Callable[[], str]) -> Appender:
     lock = disk.lock(folder / LOCK_NAME)
     try:
         name = cell_name(disk.boot_id())

@@ -201,8 +201,8 @@ class GroupCommit:
             self.closed = error
         else:
             self.closed = LogClosed(
-                f"an append to {self._where} ended in {error!r}. Whether it is durable is not known, and the partition "
-                "takes no more. Open the topic again: that recovers."
+                f"an append to {self._where} ended in {error!r}. Whether it is durable is not known. The next append "
+                "opens the files again, which recovers; repeat this one with its producer and sequence."
             )
         # What is no Exception is nobody's to handle here (the end of a simulated process, say): it goes on as it is.
         answer = self.closed if isinstance(error, Exception | asyncio.CancelledError) else error

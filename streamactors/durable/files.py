@@ -4,6 +4,9 @@ A cell is a mapped file of eight bytes, read and written through a ``memoryview`
 store of the processor, so a reader in another process sees the old value or the new one. (``struct.pack_into`` copies
 byte by byte, and lets readers see a mixture.)
 
+What is mapped gets its blocks first, by a write: a mapped page that finds no block on a full disk ends the process
+(SIGBUS), a write fails with an error.
+
 A lock is ``flock`` on a file that stays: the kernel gives it up when its holder dies, however it dies, so a stale lock
 takes itself over. The file is never removed, or two processes could hold locks on two files of one name.
 
@@ -22,7 +25,8 @@ import sys
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from streamactors.core.errors import Held
@@ -43,6 +47,10 @@ class RealFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to *size* bytes at *offset*; fewer only at the end of the file."""
+        with _named(self._path):
+            return self._read(offset, size)
+
+    def _read(self, offset: int, size: int) -> bytes:
         data = os.pread(self._fd, size, offset)
         if len(data) == size or not data:
             return data
@@ -55,16 +63,18 @@ class RealFile:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of *data* at *offset*."""
-        done = os.pwrite(self._fd, data, offset)
-        while done < len(data):
-            done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
+        with _named(self._path):
+            done = os.pwrite(self._fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
 
     def sync(self) -> None:
         """Return when all that was written is durable."""
-        if sys.platform == "darwin":
-            fcntl.fcntl(self._fd, fcntl.F_FULLFSYNC)  # there, fsync leaves the data in the drive's cache
-        else:
-            os.fdatasync(self._fd)
+        with _named(self._path):
+            if sys.platform == "darwin":
+                fcntl.fcntl(self._fd, fcntl.F_FULLFSYNC)  # there, fsync leaves the data in the drive's cache
+            else:
+                os.fdatasync(self._fd)
 
     def size(self) -> int:
         """Return the file's length in bytes."""
@@ -72,7 +82,8 @@ class RealFile:
 
     def truncate(self, size: int) -> None:
         """Cut or extend the file to *size* bytes."""
-        os.ftruncate(self._fd, size)
+        with _named(self._path):
+            os.ftruncate(self._fd, size)
 
     def close(self) -> None:
         """Release the descriptor; harmless when repeated."""
@@ -95,7 +106,8 @@ class RealCell:
             if os.fstat(fd).st_size < _CELL_BYTES:
                 if not write:
                     raise FileNotFoundError(f"{path} is being made")
-                os.ftruncate(fd, _CELL_BYTES)
+                with _named(path):
+                    os.pwrite(fd, bytes(_CELL_BYTES), 0)
             self._map = mmap.mmap(fd, _CELL_BYTES, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
         finally:
             os.close(fd)
@@ -152,8 +164,10 @@ class RealLock:
         except BaseException:
             self.release()
             raise
-        # One write of constant width: who is refused meanwhile reads a whole pid, at worst the one before.
-        os.pwrite(self._fd, f"{os.getpid():<{_PID_DIGITS - 1}}\n".encode(), 0)
+        # One write of constant width: who is refused meanwhile reads a whole pid, at worst the one before. On a full
+        # disk none may be written: then the message that somebody holds it lacks the pid, and the lock is as good.
+        with suppress(OSError):
+            os.pwrite(self._fd, f"{os.getpid():<{_PID_DIGITS - 1}}\n".encode(), 0)
 
     def release(self) -> None:
         """Give it up; harmless when repeated."""
@@ -224,3 +238,13 @@ class RealDisk:
                 ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], check=True, capture_output=True, text=True
             ).stdout
         return bytes.fromhex(text.strip().replace("-", ""))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give the operating system's error the name of the file, which calls on a descriptor don't know."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise

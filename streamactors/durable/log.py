@@ -20,7 +20,7 @@ from zlib import crc32
 
 import msgspec
 
-from streamactors.core.errors import Held, StorageError, UsageError
+from streamactors.core.errors import NO_ROOM, Held, QuotaFull, StorageError, UsageError
 from streamactors.core.ports import Ports
 
 from .chunk import Chunk
@@ -83,6 +83,8 @@ class Log:
         Raises:
             UsageError: it is there with another number of partitions (which is fixed for a topic's life: a key would
             move to another partition), or the name or number is no good.
+
+            QuotaFull: the disk is full; there is no such topic.
         """
         folder = self._topic_folder(name)
         if not 1 <= partitions <= PARTITIONS_MAX:
@@ -189,6 +191,17 @@ class Log:
 
     def _make(self, folder: Path, partitions: int) -> int:
         """Return the number of partitions that the topic has now."""
+        try:
+            return self._describe(folder, partitions)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise QuotaFull(
+                f"the disk is full: topic {folder.name} was not made in {folder} ({error}). Make room, then make it "
+                "again."
+            ) from error
+
+    def _describe(self, folder: Path, partitions: int) -> int:
         found = self._described(folder)
         if found is not None:
             return found

@@ -117,10 +117,12 @@ class Partition:
         Raises:
             Held: another process writes this partition.
 
-            QuotaFull: the disk is full; nothing was written.
+            QuotaFull: the disk is full; nothing was written. The same append may succeed later.
 
             LogClosed: closed by its owner, or a sync failed: whether the records are durable is not known. Repeat it
-            with the same producer and sequence after opening the topic again.
+            with the same producer and sequence: the next append opens the files again, which recovers.
+
+            StorageError, Damaged: the files can't be opened for appends; nothing was written.
 
         Cost:
             One write and one sync, shared by the appends that wait together.
@@ -165,7 +167,7 @@ class Partition:
     async def _writer(self) -> GroupCommit:
         if self._closed:
             raise LogClosed(f"{self.topic}/{self.number} was closed by its owner. Open the log again to append.")
-        if self._commits is not None:
+        if self._commits is not None and self._commits.closed is None:
             return self._commits
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open_writer(), name=f"{self.lane} opens")
@@ -173,6 +175,7 @@ class Partition:
         return await asyncio.shield(self._opening)
 
     async def _open_writer(self) -> GroupCommit:
+        await self._release()
         for tries_left in reversed(range(LOCK_TRIES)):
             try:
                 appender = await self._ports.threads.run(
@@ -189,8 +192,11 @@ class Partition:
 
     async def reopen(self) -> None:
         """After a failure: give files and lock back; the next append recovers."""
-        commits, self._commits = self._commits, None
         self._opening = None
+        await self._release()
+
+    async def _release(self) -> None:
+        commits, self._commits = self._commits, None
         if commits is not None:
             await commits.close()
 

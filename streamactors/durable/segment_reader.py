@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamactors.core.errors import Damaged, UsageError
+from streamactors.core.errors import Damaged, StorageError, UsageError
 from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.core.ports import Disk, File
 
@@ -72,6 +72,15 @@ class SegmentReader:
 
     def read(self, offset: int, end: int) -> list[Chunk]:
         """Return about READ_BYTES of chunks from *offset* on, at least one; nothing at or past *end*."""
+        try:
+            return self._chunks(offset, end)
+        except OSError as error:
+            raise StorageError(
+                f"{self._folder} can't be read from offset {offset}, position {self._position}: {error}. Check who "
+                "owns the files, and the disk; what can't be read any more, restore from a copy."
+            ) from error
+
+    def _chunks(self, offset: int, end: int) -> list[Chunk]:
         if offset != self._offset:
             self._seek(offset)
         found: list[FrameAt] = []
@@ -181,6 +190,13 @@ class SegmentReader:
         return self._head
 
     def _damaged(self) -> Damaged:
+        assert self._file is not None, "a segment is open while it is read"
+        if self._position >= self._file.size():
+            return Damaged(
+                f"{self._folder / segment_name(self._head.base)} ends at position {self._position}, and no segment "
+                f"begins with offset {self._offset}, which was durable. Files were cut or removed; restore the "
+                "partition's folder from a copy."
+            )
         return Damaged(
             f"{self._folder / segment_name(self._head.base)} at position {self._position}: the frame of offset "
             f"{self._offset}, which was durable, does not check out. The disk returned other bytes than were written; "

@@ -30,15 +30,20 @@ What LMDB taught us, each found by running it (py-lmdb 3.0.0, LMDB 0.9.36):
   - ``list.sort`` keeps the interpreter to itself; half a second for a million rows. Many rows are spread over ranges
     of keys first, and each range is sorted alone.
   - The quota is the size of the writer's map, so LMDB itself counts, with the pages that it reuses, inside the
-    transaction. Readers map MAP_SIZE always; nothing is ever resized.
+    transaction. Readers in other processes map MAP_SIZE always. A map moves when it is resized, which under a read
+    transaction of this process is a crash: with a quota, those are counted, and a resize waits until there is none.
+  - A disk that takes a part of what is written in one go is not "no space" to LMDB, but EIO. So what LMDB can't name is
+    looked at by asking the disk for room.
+  - Reading behind the end of the file, and writing to a page of lock.mdb that the full disk has no block for, end the
+    process: pages.py, reserve.py.
   - Copy-on-write by pages: 10,000 random keys of 1,000,000 touch most leaf pages. The bytes written follow what
     changed only for few or clustered changes.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +57,18 @@ from streamactors.core.errors import QuotaFull, StorageError, UsageError
 from streamactors.core.limits import CHECKPOINTS_KEPT, MAP_SIZE
 
 from .checkpoint import Checkpoint, CommitStats, Restored, own_rows, summary_of
-from .snapshot import Handles, Snapshot
+from .environment import map_size, no_room, open_environment
+from .reserve import Reserve, has_room
+from .snapshot import BROKEN, Handles, Snapshot, damaged
 from .writing import Delta, apply_delta, big, short_turns
 
 FORMAT = 1
 """Version of the layout described above; raised when an older reader would misread it."""
 
-_DATABASES_MAX = 4_096
-_READERS_MAX = 512
 _JOURNAL_CHUNK = 256
+
+_RESIZE_SECONDS_MAX = 2.0
+"""How long a change of the quota waits for this process's snapshots, which live for milliseconds."""
 
 __all__ = ["Checkpoint", "CommitStats", "Delta", "Identity", "Restored", "Snapshot", "Store"]
 
@@ -80,10 +88,18 @@ class Identity:
 class Store:
     """The LMDB environment of one (job, version). See the module's header."""
 
-    def __init__(self, folder: Path, environment: lmdb.Environment, *, read_only: bool) -> None:
+    def __init__(
+        self, folder: Path, environment: lmdb.Environment, *, read_only: bool, quota_bytes: int | None = None
+    ) -> None:
         self.folder = folder
         self.read_only = read_only
+        self.quota_bytes = quota_bytes
+        """Bytes that the file may take; the last part of them is the last checkpoint's."""
+
         self._environment = environment
+        self._reserve = Reserve(folder)
+        self._idle = threading.Condition(threading.Lock())  # no snapshot is open; used where there is a quota
+        self._snapshots = 0
         self._handles: Handles = {}
         self._publish()
 
@@ -104,43 +120,21 @@ class Store:
                 False only in simulations, where a crash never loses what the operating system has.
 
             quota_bytes:
-                A commit that would make the file larger raises QuotaFull. Raising it needs a new open.
+                A commit that would make the file larger raises QuotaFull; see ``commit`` and ``set_quota``.
 
         Raises:
             UsageError: there is nothing to read, or this process has it open already.
+
+            Damaged: the files are not what was written, or not all there. Nothing was changed.
+
+            QuotaFull: the disk has no room for a new job.
         """
-        new = not (folder / "data.mdb").exists()
-        if new and read_only:
-            raise UsageError(
-                f"there is no state in {folder}: no job has written there. Check --data and the job's name."
-            )
-        if not read_only:
-            folder.mkdir(parents=True, exist_ok=True)
+        environment = open_environment(folder, read_only=read_only, sync=sync, quota_bytes=quota_bytes)
         try:
-            environment = lmdb.open(
-                str(folder),
-                map_size=MAP_SIZE if quota_bytes is None else min(quota_bytes, MAP_SIZE),
-                readonly=read_only,
-                create=not read_only,
-                sync=sync,
-                metasync=sync,
-                max_dbs=_DATABASES_MAX,
-                max_readers=_READERS_MAX,
-                max_spare_txns=4,
-                readahead=False,
-            )
-        except lmdb.Error as error:
-            if "already open" in str(error):
-                raise UsageError(
-                    f"{folder} is open in this process already. Read through the job that has it (job.views)."
-                ) from error
-            raise StorageError(f"can't open the state in {folder}: {error}. Check the disk and who owns it.") from error
-        if not read_only:
-            environment.reader_check()
-        if new and sync:
-            _sync_folder(folder)  # else a power cut could take the file's name, and with it every checkpoint
-            _sync_folder(folder.parent)
-        return cls(folder, environment, read_only=read_only)
+            return cls(folder, environment, read_only=read_only, quota_bytes=quota_bytes)
+        except BROKEN as error:
+            environment.close()
+            raise damaged(str(folder / "data.mdb"), error) from error
 
     def close(self) -> None:
         """Close the environment; harmless when repeated. No snapshot may be open."""
@@ -193,6 +187,16 @@ class Store:
         """Store *plan*, in a transaction of its own."""
         self._save_meta("plan", plan)
 
+    @property
+    def guarantee(self) -> str | None:
+        """What ``save_guarantee`` stored: under which guarantee the checkpoints were made; or None."""
+        stored = self._meta("guarantee")
+        return None if stored is None else str(stored)
+
+    def save_guarantee(self, guarantee: str) -> None:
+        """Store *guarantee*, in a transaction of its own."""
+        self._save_meta("guarantee", guarantee)
+
     # ---- regions
 
     def begin_attempt(self, region: str) -> int:
@@ -205,12 +209,32 @@ class Store:
             transaction.put(key, seal(encode_value(attempt)), db=handle)
         return int(attempt)
 
+    def make_reserve(self) -> None:
+        """Set room on the disk aside for the last checkpoint; call it when the job's identity is stored."""
+        self._reserve.make()
+
+    def set_quota(self, quota_bytes: int) -> bool:
+        """Change the quota of a store that has one; False if a snapshot was open all the while, and nothing changed."""
+        assert self.quota_bytes is not None, "a store without a quota does not count its snapshots"
+        changed = self._resize(map_size(quota_bytes, last=False))
+        if changed:
+            self.quota_bytes = quota_bytes
+        return changed
+
+    def give_up_reserve(self) -> bool:
+        """Make what was kept free for the last checkpoint available; return whether there was anything."""
+        gave_up = self._reserve.give_up()
+        larger = self.quota_bytes is not None and self._resize(map_size(self.quota_bytes, last=True))
+        return gave_up or larger
+
     def commit(self, checkpoint: Checkpoint) -> CommitStats:
         """
         Store one epoch, durably, in one transaction. When it returns, the checkpoint is there.
 
         Raises:
-            QuotaFull, StorageError: the store holds the epoch before, whole; start again from it.
+            QuotaFull: no room. The store holds the epoch before, whole; the same checkpoint can be given again.
+
+            StorageError: the store holds the epoch before, whole; start again from it.
         """
         region, epoch = checkpoint.region, checkpoint.epoch
         deltas = [*checkpoint.deltas, *own_rows(checkpoint)]
@@ -266,15 +290,21 @@ class Store:
 
         Short-lived: while it is open LMDB reuses no page, and the file grows with every commit.
         """
-        while True:
-            handles = self._handles
-            transaction = self._environment.begin()
-            # If a database was published in between, its first rows could be in the snapshot and unknown to it.
-            if handles is self._handles and not (self.read_only and _databases(transaction) != len(handles)):
-                return Snapshot(transaction, handles)
-            transaction.abort()
-            if self.read_only:
-                self._publish()
+        ended = None if self.quota_bytes is None else self._counted()
+        try:
+            while True:
+                handles = self._handles
+                transaction = self._environment.begin()
+                # If a database was published in between, its first rows could be in the snapshot and unknown to it.
+                if handles is self._handles and not (self.read_only and _databases(transaction) != len(handles)):
+                    return Snapshot(transaction, handles, str(self.folder / "data.mdb"), ended)
+                transaction.abort()
+                if self.read_only:
+                    self._publish()
+        except BaseException:
+            if ended is not None:
+                ended()
+            raise
 
     # ---- inside
 
@@ -305,16 +335,41 @@ class Store:
             with self._environment.begin(write=True) as transaction:
                 yield transaction
         except lmdb.MapFullError as error:
-            quota = self._environment.info()["map_size"]
+            quota = MAP_SIZE if self.quota_bytes is None else self.quota_bytes
             raise QuotaFull(
                 f"{self.folder}: {what} does not fit into the quota of {quota:,} bytes; nothing of it was written, the "
                 "epoch before is whole. Raise the quota and start again."
             ) from error
+        except BROKEN as error:
+            raise damaged(str(self.folder / "data.mdb"), error) from error
         except lmdb.Error as error:
+            if type(error) in (lmdb.DiskError, lmdb.Error) and not has_room(self.folder):
+                raise no_room(self.folder, what, error) from error
             raise StorageError(
                 f"{self.folder}: {what} was not written: {error}. The epoch before is whole. Make room, or repair the "
                 "disk, then start again."
             ) from error
+
+    def _resize(self, size: int) -> bool:
+        """Change the writer's map, in the writer's thread, while no snapshot of this process is open."""
+        with self._idle:
+            if not self._idle.wait_for(lambda: not self._snapshots, _RESIZE_SECONDS_MAX):
+                return False
+            if size == self._environment.info()["map_size"]:
+                return False
+            self._environment.set_mapsize(size)
+        return True
+
+    def _counted(self) -> Callable[[], None]:
+        """Count a snapshot that begins; return what says that it has ended."""
+        with self._idle:
+            self._snapshots += 1
+        return self._uncount
+
+    def _uncount(self) -> None:
+        with self._idle:
+            self._snapshots -= 1
+            self._idle.notify_all()
 
     def _check(self, transaction: lmdb.Transaction[bytes], checkpoint: Checkpoint) -> None:
         key = checkpoint.region.encode()
@@ -351,11 +406,3 @@ def _databases(transaction: lmdb.Transaction[bytes]) -> int:
 
 def _value(stored: bytes, what: str) -> Any:
     return decode_value(unseal(stored, f"database {what}"))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamactors.core.codec import encode_value, seal
-from streamactors.core.errors import Damaged, QuotaFull, StorageError, UsageError
+from streamactors.core.errors import Damaged, QuotaFull, UsageError
 from streamactors.durable import store as store_module
 from streamactors.durable import writing
 from streamactors.durable.store import Checkpoint, Delta, Restored, Store
@@ -129,7 +129,7 @@ def test_a_disk_that_takes_no_more_leaves_the_epoch_before_whole(folder):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, ((folder / "data.mdb").stat().st_size, hard))
         try:
-            with pytest.raises(StorageError, match=r"epoch 2 of region r was not written: .*Make room"):
+            with pytest.raises(QuotaFull, match=r"the disk is full.*Nothing of epoch 2 of region r was written"):
                 store.commit(checkpoint(2, Delta("x", puts=[(b"%d" % n, b"v" * 1_000) for n in range(1_000)])))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
