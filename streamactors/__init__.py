@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from streamactors.flow.aggregates import sum_ as sum  # noqa: A004 - see max
     from streamactors.flow.sequencer import Bound
     from streamactors.flow.transforms import Row
-    from streamactors.flow.windows import Tumbling
+    from streamactors.flow.windows import Sliding, Tumbling
     from streamactors.graph.pipeline import Pipeline
     from streamactors.job.runner import Job, run
     from streamactors.job.settings import Settings
@@ -53,6 +53,7 @@ __all__ = [
     "Row",
     "Settings",
     "SinkConflict",
+    "Sliding",
     "StorageError",
     "StreamActorsError",
     "Tumbling",
@@ -75,6 +76,7 @@ _HOMES = {
     "RestartPolicy": "engine.restarts:RestartPolicy",
     "Row": "flow.transforms:Row",
     "Settings": "job.settings:Settings",
+    "Sliding": "flow.windows:Sliding",
     "Tumbling": "flow.windows:Tumbling",
     "aggregate": "flow.aggregates:aggregate",
     "count": "flow.aggregates:count",

@@ -168,19 +168,16 @@ class KeyedState:
 
     def items(self, namespace: Namespace) -> list[tuple[CanonicalKey, Any]]:
         """Return all entries of a namespace in the order of their encoded keys."""
-        space = self._spaces.get(namespace)
-        if space is None:
-            if self._fresh:
-                return []
-            space = self._space(namespace)
-        found = space.live
-        if not space.complete:
-            found = {**self._stored(namespace), **space.live}
-            if self._known() + len(found) - len(space.live) <= self._cache_max:
-                space.live, space.complete = found, True
-        entries = [(encode_key(key), key, value) for key, value in found.items() if value is not None]
+        entries = [(encode_key(key), key, value) for key, value in self._found(namespace).items() if value is not None]
         entries.sort(key=_encoded)
         return [(key, value) for _, key, value in entries]
+
+    def entries(self, namespace: Namespace) -> dict[CanonicalKey, Any]:
+        """Return a copy of all entries of a namespace, in no order that means anything. Cost: no more than copying."""
+        found = self._found(namespace)
+        if None in found.values():
+            return {key: value for key, value in found.items() if value is not None}
+        return found.copy()
 
     def drop(self, namespace: Namespace) -> None:
         """Delete a whole namespace. What is put there afterwards is new."""
@@ -239,6 +236,20 @@ class KeyedState:
         if space is None:
             space = self._spaces[namespace] = _Space(complete=self._fresh)
         return space
+
+    def _found(self, namespace: Namespace) -> dict[CanonicalKey, Any]:
+        """Return all that is known of a namespace, here and in LMDB; None for a key that is known to be absent."""
+        space = self._spaces.get(namespace)
+        if space is None:
+            if self._fresh:
+                return {}
+            space = self._space(namespace)
+        if space.complete:
+            return space.live
+        found = {**self._stored(namespace), **space.live}
+        if self._known() + len(found) - len(space.live) <= self._cache_max:
+            space.live, space.complete = found, True
+        return found
 
     def _pending(self, namespace: Namespace) -> list[MemTable]:
         """Return the memtables that hold something of a namespace: dirty and frozen."""

@@ -13,6 +13,11 @@ Rules of the file:
           same, and the garbage collector stops tracking tuples of numbers.
   Rule 3. An accumulator is never None: None means that a key has no state.
   Rule 4. min and max keep the first of equals.
+  Rule 5. Where windows overlap, an accumulator is kept for each pane, and that of a window is *merged* from those of
+          its panes in the order of time, grouped as flow/panes.py says: always the same for the same window. So a merge
+          must be associative. A float sum is then a left fold inside each pane and a fixed tree of additions above:
+          it depends on no cut, but may differ in its last digits from one left fold over the window. Of equals, min
+          and max keep the one in the earliest pane.
 
 User functions (``reduce``, ``aggregate``) hold state in the form of flow/user_state.py.
 """
@@ -20,56 +25,19 @@ User functions (``reduce``, ``aggregate``) hold state in the form of flow/user_s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from operator import add, gt, length_hint, lt
 from typing import Any
 
-from streamactors.core.batch import Batch
 from streamactors.core.errors import BadRecord, PipelineError
 
-from .operator import bad_record
+from .piece import Piece
 from .selectors import Selector, column, describe, name_of, require_plain
 from .user_state import ATOMS, StateForm, fit_64_bits
 
 Accs = Sequence[Any]
 """Accumulators, one for each distinct key of a piece, in the order of ``Piece.counts``."""
-
-
-class Piece:
-    """Rows that are folded together: their keys, how many rows each key has, and the columns that were asked for."""
-
-    __slots__ = ("_batch", "_columns", "counts", "keys", "name")
-
-    def __init__(self, name: str, keys: list[Any], batch: Batch | Callable[[], Batch]) -> None:
-        self.name = name
-        self.keys = keys
-        self.counts: dict[Any, int] = Counter(keys)
-        self._batch = batch
-        self._columns: dict[int, list[Any]] = {}
-
-    @property
-    def batch(self) -> Batch:
-        """The rows. Made on demand: a count needs no more than the keys."""
-        if not isinstance(self._batch, Batch):
-            self._batch = self._batch()
-        return self._batch
-
-    def column(self, selector: Selector, take: Callable[[str, Batch], list[Any]]) -> list[Any]:
-        """Return *selector*'s column; several aggregates of one selector share it."""
-        found = self._columns.get(id(selector))
-        if found is None:
-            found = self._columns[id(selector)] = take(self.name, self.batch)
-        return found
-
-    def overlay(self, accs: Accs) -> dict[Any, Any]:
-        """Return the accumulators by key, for folds that go row by row."""
-        return dict(zip(self.counts, accs, strict=True))
-
-    def bad(self, rest: Iterator[Any], error: Exception) -> BadRecord:
-        """Return the error for the row before *rest*, the iterator over a column that stopped."""
-        return bad_record(self.name, self.batch, len(self.keys) - length_hint(rest) - 1, error)
 
 
 class Aggregate(ABC):
@@ -89,6 +57,13 @@ class Aggregate(ABC):
     @abstractmethod
     def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Return the accumulators that *accs* become with all rows of *piece*."""
+
+    @abstractmethod
+    def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
+        """Return, for each pair, the accumulator of the records of both; those of *older* are in earlier panes."""
+
+    def require_merge(self) -> None:  # noqa: B027 - most can be merged
+        """Refuse an aggregate that can't be merged; asked where windows overlap."""
 
     @abstractmethod
     def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
@@ -121,6 +96,11 @@ class Count(Aggregate):
             steps.append(acc)
         return steps
 
+    def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
+        """Add."""
+        del name
+        return list(map(add, older, newer))
+
 
 class Sum(Aggregate):
     """The sum of a column of numbers: a left fold (Rule 1)."""
@@ -152,23 +132,27 @@ class Sum(Aggregate):
             raise piece.bad(rest, error) from error
         return self._checked(steps, piece)
 
+    def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
+        """Add."""
+        return self._fitting(list(map(add, older, newer)), name)
+
     def _checked(self, sums: list[Any], piece: Piece) -> list[Any]:
         """A sum that can't be stored is the fault of a record: name it now, not at the next checkpoint."""
-        kinds = set(map(type, sums))
-        if kinds == {float}:
-            return sums
-        if kinds <= {int, float}:
-            whole = [acc for acc in sums if type(acc) is int]
-            if fit_64_bits(whole):
-                return sums
-            raise PipelineError(
-                f"operator {piece.name}: {self.shape} has passed 64 bits ({max(whole, key=abs)}), which can't be "
-                "stored. Sum floats, or smaller units."
-            )
+        if {int, float}.issuperset(map(type, sums)):
+            return self._fitting(sums, piece.name)
         rest = iter(piece.column(self._selector, self._take))
         value = next(value for value in rest if type(value) not in (int, float, bool))
         reason = f"{self.shape} needs int or float, got {type(value).__name__}; convert it in the selector"
         raise piece.bad(rest, TypeError(reason))
+
+    def _fitting(self, sums: list[Any], name: str) -> list[Any]:
+        whole = [acc for acc in sums if type(acc) is int]
+        if whole and not fit_64_bits(whole):
+            raise PipelineError(
+                f"operator {name}: {self.shape} has passed 64 bits ({max(whole, key=abs)}), which can't be stored. "
+                "Sum floats, or smaller units."
+            )
+        return sums
 
 
 class Mean(Aggregate):
@@ -189,6 +173,12 @@ class Mean(Aggregate):
         """Sum and count row by row."""
         totals, numbers = zip(*accs, strict=True)
         return list(zip(self._sum.fold_each(totals, piece), self._count.fold_each(numbers, piece), strict=True))
+
+    def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
+        """Add sums and numbers."""
+        pairs = zip(zip(*older, strict=True), zip(*newer, strict=True), strict=True)
+        parts = (self._sum, self._count)
+        return list(zip(*(part.merge(*own, name) for part, own in zip(parts, pairs, strict=True)), strict=True))
 
     def results(self, accs: list[Any], name: str) -> list[Any]:
         """Divide."""
@@ -224,6 +214,15 @@ class Extreme(Aggregate):
         """Compare row after row, and keep each step."""
         return self._fold_any(piece.overlay(accs), piece)
 
+    def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
+        """Compare."""
+        better, unpack = self._better, self._form.unpack
+
+        def best(old: Any, new: Any) -> Any:
+            return new if better(unpack(new), unpack(old)) else old
+
+        return _merged(self, best, older, newer, name)
+
     def results(self, accs: list[Any], name: str) -> list[Any]:
         """Return the values."""
         del name
@@ -254,12 +253,13 @@ class Custom(Aggregate):
         add: Callable[[Any, Any], Any],
         result: Callable[[Any], Any] | None = None,
         state_type: Any = None,
+        merge: Callable[[Any, Any], Any] | None = None,
         shape: str = "",
     ) -> None:
-        require_plain("the add function of aggregate()", add)
-        if result is not None:
-            require_plain("the result function of aggregate()", result)
-        self._form, self._add, self._result = StateForm(state_type), add, result
+        for role, function in (("add", add), ("result", result), ("merge", merge)):
+            if function is not None:
+                require_plain(f"the {role} function of aggregate()", function)
+        self._form, self._add, self._result, self._merge = StateForm(state_type), add, result, merge
         self.shape = shape or f"aggregate({name_of(add)})"
         try:
             self.zero = self._form.pack(initial)
@@ -292,6 +292,27 @@ class Custom(Aggregate):
             raise TypeError(f"{self.shape} returned None, which means that there is no state. Return 0, '' or []")
         return new
 
+    def require_merge(self) -> None:
+        """Refuse a fold that was given no merge function."""
+        if self._merge is None:
+            raise PipelineError(
+                f"{self.shape} can't be merged, and windows that overlap are put together from panes. Give "
+                "aggregate(..., merge=function of two accumulators)."
+            )
+
+    def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
+        """Call the merge function."""
+        function, pack, unpack = self._merge, self._form.pack, self._form.unpack
+        assert function is not None, f"{name}: require_merge() was not asked"
+
+        def both(old: Any, new: Any) -> Any:
+            merged = pack(function(unpack(old), unpack(new)))
+            if merged is None:
+                raise TypeError("it returned None, which means that there is no state. Return 0, '' or []")
+            return merged
+
+        return _merged(self, both, older, newer, name)
+
     def results(self, accs: list[Any], name: str) -> list[Any]:
         """Return ``result(acc)`` of each."""
         seen = list(map(self._form.unpack, accs))
@@ -311,7 +332,7 @@ class Reduce(Custom):
 
     def __init__(self, function: Callable[[Any, Any], Any], state_type: Any = None) -> None:
         require_plain("the function of reduce()", function)
-        super().__init__(None, function, None, state_type, shape=f"reduce({name_of(function)})")
+        super().__init__(None, function, None, state_type, merge=function, shape=f"reduce({name_of(function)})")
 
     def _step(self, held: Any, value: Any) -> Any:
         if held is not None:
@@ -346,6 +367,16 @@ class Several(Aggregate):
         parts = zip(self._parts, zip(*accs, strict=True), strict=True)
         return list(zip(*(part.fold_each(own, piece) for part, own in parts), strict=True))
 
+    def require_merge(self) -> None:
+        """Ask each part."""
+        for part in self._parts:
+            part.require_merge()
+
+    def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
+        """Let each part merge its own columns."""
+        parts = zip(self._parts, zip(*older, strict=True), zip(*newer, strict=True), strict=True)
+        return list(zip(*(part.merge(old, new, name) for part, old, new in parts), strict=True))
+
     def results(self, accs: list[Any], name: str) -> list[Any]:
         """Return a dict for each."""
         if not accs:
@@ -357,13 +388,31 @@ class Several(Aggregate):
         return list(map(dict, zip(*pairs, strict=True)))
 
 
+def _merged(
+    aggregate: Aggregate, function: Callable[[Any, Any], Any], older: Accs, newer: Accs, name: str
+) -> list[Any]:
+    """Return ``function(old, new)`` of each pair; an error names the accumulators, for there is no one record."""
+    rest = iter(newer)
+    try:
+        return list(map(function, older, rest))
+    except Exception as error:
+        place = len(newer) - length_hint(rest) - 1
+        reason = f"merging two panes of {aggregate.shape} raised {type(error).__name__}: {error}"
+        raise BadRecord(name, None, (older[place], newer[place]), reason) from error
+
+
 def count() -> Count:
     """Count records."""
     return Count()
 
 
 def sum_(selector: Selector = None) -> Sum:
-    """Add up a field, what a function returns, or the values themselves. Floats: a left fold in sequence order."""
+    """
+    Add up a field, what a function returns, or the values themselves.
+
+    Floats are added in sequence order; where windows overlap, pane by pane (flow/panes.py). Either way the sum depends
+    on the records alone, not on how they came in batches.
+    """
     return Sum(selector)
 
 
@@ -389,6 +438,8 @@ def reduce_(function: Callable[[Any, Any], Any], *, state_type: Any = None) -> R
     Args:
         function:
             Plain and deterministic. What it is given as ``so_far`` has been through MessagePack (flow/user_state.py).
+            Where windows overlap, both arguments may be such results, those of an earlier and of a later stretch of
+            time: it must be associative, and for records that come out of order commutative too.
 
         state_type:
             Needed when the values are objects: the struct or dataclass to decode ``so_far`` into.
@@ -401,6 +452,7 @@ def aggregate(
     add: Callable[[Any, Any], Any],
     result: Callable[[Any], Any] | None = None,
     *,
+    merge: Callable[[Any, Any], Any] | None = None,
     state_type: Any = None,
 ) -> Custom:
     """
@@ -415,10 +467,14 @@ def aggregate(
             Plain and deterministic. The accumulator goes through MessagePack for each record (flow/user_state.py):
             keep it small.
 
+        merge:
+            ``merge(older, newer)`` gives the accumulator of the records of two stretches of time. Needed where windows
+            overlap. Associative: how stretches are grouped is not promised.
+
         state_type:
             The struct or dataclass of the accumulator, if it is one.
     """
-    return Custom(initial, add, result, state_type)
+    return Custom(initial, add, result, state_type, merge)
 
 
 def several(**parts: Aggregate) -> Several:

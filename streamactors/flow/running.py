@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from streamactors.core.batch import Batch, Kind
 from streamactors.core.errors import PipelineError
 
-from .aggregates import Aggregate, Piece
+from .aggregates import Aggregate
 from .operator import AsyncOperator, Operator, OperatorContext, bad_record
+from .piece import Piece
 from .selectors import is_async, name_of, require_plain
 from .user_state import ATOMS, StateForm, fit_64_bits
 

@@ -1,27 +1,28 @@
 """The window operator: aggregates for each key and window, shown when event time says so.
 
 The life of a window is decided in flow/windows.py (invariants W1 to W3), what a key holds in flow/aggregates.py. This
-module brings them together with state, and emits on three outputs, of which it computes those that are listened to:
+module brings them together with state, and emits on three outputs, of which it computes those that are listened to.
+Records change panes; where windows overlap, flow/panes.py puts what a window shows together from them.
 
     out      an upsert stream: EARLY at the clock's marks and at a flush, for the keys that changed since; ON_TIME for
              every key when the window fires; a CORRECTION for each record that comes after that, at once, while the
-             state is held
-    final    an append stream: FINAL, once for every key, when the state goes; with no lateness at the firing itself
-    late     the records whose window is gone, as they came; they are counted in any case
+             window is held
+    final    an append stream: FINAL, once for every key, when the window goes; with no lateness at the firing itself
+    late     the records whose windows are all gone, as they came; they are counted in any case
 
 A result bears the window, and end - 1 as its timestamp.
 
-Why batching stays invisible (T2): inside a piece the watermark is constant, so each record's window is open, fired or
+Why batching stays invisible (T2): inside a piece the watermark is constant, so each record's windows are open, fired or
 gone for all of the piece. Open windows change silently, each group of records in its order. Corrections are one for
-each record in the order of the records, over all windows, as if they had come one by one; so are late records.
+each record and fired window, in the order of the records, as if they had come one by one; so are late records.
 
-Speed: most pieces fall into one window, and most of the rest is a handful of stragglers. The newest window's columns
-are then a copy with the stragglers deleted, and only these are looked at row by row.
+Speed: most pieces fall into one pane, and most of the rest is a handful of stragglers. The newest pane's columns are
+then a copy with the stragglers deleted, and only these are looked at row by row.
 
-State: one namespace a window, named by its start; what has changed since the last early result is a second keyed
-state, so that a checkpoint costs what changed and not what is open. The row holds the registry of windows, the
-watermark as this operator has seen it (behind a final window it lags the region's), the clock's last period, and the
-number of late records.
+State: one namespace a pane, named by its start; what has changed since the last early result is a second keyed state,
+so that a checkpoint costs what changed and not what is open. The row holds the registry of panes, the watermark as
+this operator has seen it (behind a final window it lags the region's), the clock's last period, and the number of late
+records.
 
 If we crash: all of it goes back to one epoch together. A result that was emitted after that is emitted again, the same.
 """
@@ -35,10 +36,13 @@ from streamactors.core.batch import Batch, Kind
 from streamactors.core.errors import PipelineError
 from streamactors.core.keys import CanonicalKey, encode_key
 from streamactors.core.limits import BATCH_RECORDS_MAX
+from streamactors.core.times import MAX_TIME, MIN_TIME
 
-from .aggregates import Aggregate, Piece
+from .aggregates import Aggregate
 from .operator import Emit, Operator, OperatorContext
-from .windows import Lifecycle, Phase, Tumbling
+from .panes import Panes
+from .piece import Piece
+from .windows import Lifecycle, Phase, Windows
 
 if TYPE_CHECKING:
     from streamactors.durable.state import KeyedState, OperatorRow
@@ -52,7 +56,7 @@ class WindowOperator(Operator):
 
     def __init__(
         self,
-        assigner: Tumbling,
+        assigner: Windows,
         aggregate: Aggregate,
         *,
         lateness: int = 0,
@@ -63,11 +67,11 @@ class WindowOperator(Operator):
         Describe the operator; ``open`` brings it to life.
 
         Args:
-            assigner: Which window a record belongs to.
+            assigner: Which windows a record belongs to.
 
             aggregate: What is kept for a key and window.
 
-            lateness: How long state is held after the firing, ms.
+            lateness: How long a window is held after its firing, ms.
 
             early_every: Show open windows that changed on ``out`` at each multiple of this on the clock, ms.
 
@@ -77,6 +81,8 @@ class WindowOperator(Operator):
         assert outputs <= {"out", "final", "late"}, outputs
         if early_every is not None and early_every < 1:
             raise PipelineError(f"early results every {early_every} ms: give a period of at least 1 ms.")
+        if assigner.panes > 1:
+            aggregate.require_merge()
         self.assigner = assigner
         self.aggregate = aggregate
         self.lateness = lateness
@@ -88,25 +94,31 @@ class WindowOperator(Operator):
         self._state: KeyedState
         self._changed_state: KeyedState | None = None
         self._row: OperatorRow
+        self._panes: Panes | None = None
+        """Puts windows together; None where each is its own only pane."""
 
     @property
     def shape(self) -> str:
         """What a stored checkpoint must have been made by."""
-        return f"window({self.assigner.size}, {self.assigner.offset}) {self.aggregate.shape}"
+        windows = self.assigner
+        slide = f"{windows.slide}, " if windows.slide != windows.size else ""
+        return f"window({windows.size}, {slide}{windows.offset}) {self.aggregate.shape}"
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""
         super().open(context)
         self._state = context.keyed_state("windows")
         self._row = context.row("windows")
+        if self.assigner.panes > 1:
+            self._panes = Panes(self.aggregate, self.assigner, self._state, self.name)
         self._life = Lifecycle(self.assigner, self.lateness, context.watermark)
         if self._row.value is not None:
             self.late_records, self._period, life = self._row.value
             self._life.restore(life)
         if self.early_every is not None:
             self._changed_state = changed = context.keyed_state("changed")
-            keys = {start: {key for key, _ in changed.items(start)} for start in self._life.open}
-            self._changed = {start: found for start, found in keys.items() if found}
+            keys = {pane: set(changed.entries(pane)) for pane in self._life.open}
+            self._changed = {pane: found for pane, found in keys.items() if found}
 
     # ---- records
 
@@ -126,13 +138,13 @@ class WindowOperator(Operator):
         else:
             self._fold_around(batch, newest, [row for row, time in enumerate(timestamps) if time < newest])
 
-    def _silent(self, start: int) -> bool:
-        """Return whether a record of this window shows only at a signal."""
-        phase = self._life.phase(start)
+    def _silent(self, pane: int) -> bool:
+        """Return whether a record of this pane shows only at a signal."""
+        phase = self._life.phase(pane)
         return phase is Phase.OPEN or (phase is Phase.FIRED and "out" not in self.outputs)
 
     def _fold_around(self, batch: Batch, newest: int, stragglers: list[int]) -> None:
-        """Fold the newest window's rows, which are all but *stragglers*; route these."""
+        """Fold the newest pane's rows, which are all but *stragglers*; route these."""
         assert batch.keys is not None
         assert batch.timestamps is not None
         if len(stragglers) * _STRAGGLERS_SHARE > len(batch):
@@ -141,20 +153,25 @@ class WindowOperator(Operator):
         self._fold(newest, Piece(self.name, _without(batch.keys, stragglers), lambda: _rest(batch, stragglers)))
         times = [batch.timestamps[row] for row in stragglers]
         older = self.assigner.split(times)
-        self._route(batch, {start: [stragglers[row] for row in rows] for start, rows in older.items()})
+        self._route(batch, {pane: [stragglers[row] for row in rows] for pane, rows in older.items()})
 
     def _route(self, batch: Batch, rows_of: dict[int, list[int]]) -> None:
-        """Treat each window's rows as its phase demands."""
+        """Treat each pane's rows as its phase demands."""
         assert batch.keys is not None
+        assert batch.timestamps is not None
         late: list[int] = []
         fired: dict[int, int] = {}
-        for start, rows in rows_of.items():
-            if self._silent(start):
-                self._fold(start, Piece(self.name, [batch.keys[row] for row in rows], _taker(batch, rows)))
-            elif self._life.phase(start) is Phase.FIRED:
-                fired.update(dict.fromkeys(rows, start))
-            else:
-                late += rows
+        for pane, rows in rows_of.items():
+            if self._silent(pane):
+                self._fold(pane, Piece(self.name, [batch.keys[row] for row in rows], _taker(batch, rows)))
+                continue
+            match self._life.phase(pane):
+                case Phase.FIRED:
+                    fired.update(dict.fromkeys(rows, pane))
+                case Phase.GAP:
+                    late += [row for row in rows if self._life.is_late(batch.timestamps[row])]
+                case _:
+                    late += rows
         if fired:
             rows = sorted(fired)
             self._correct(batch.take(rows), [fired[row] for row in rows])
@@ -163,48 +180,76 @@ class WindowOperator(Operator):
             self._note()
             self.emit_late(batch.take(sorted(late)))
 
-    def _fold(self, start: int, piece: Piece) -> None:
-        self._register(start)
+    def _fold(self, pane: int, piece: Piece) -> None:
+        self._register(pane)
         aggregate, keys = self.aggregate, list(piece.counts)
-        accs = aggregate.fold(aggregate.filled(self._state.get_many(start, keys)), piece)
-        self._state.put_many(start, dict(zip(keys, accs, strict=True)))
-        if self._changed_state is not None:
-            changed = self._changed.setdefault(start, set())
-            if not changed.issuperset(piece.counts):
-                fresh = piece.counts.keys() - changed
-                changed |= fresh
-                self._changed_state.put_many(start, dict.fromkeys(fresh, True))
+        accs = aggregate.fold(aggregate.filled(self._state.get_many(pane, keys)), piece)
+        self._keep(pane, dict(zip(keys, accs, strict=True)))
 
-    def _correct(self, batch: Batch, starts: list[int]) -> None:
-        """Re-fire each row's window for its key, row by row: one piece over all windows, keyed by (start, key)."""
+    def _keep(self, pane: int, accs: dict[CanonicalKey, Any]) -> None:
+        """Store what a pane has now for some keys, and tell all who look at it."""
+        self._state.put_many(pane, accs)
+        if self._panes is not None:
+            self._panes.change(pane, accs)
+        if self._changed_state is not None and self._life.unfired(pane):
+            changed = self._changed.setdefault(pane, set())
+            if not changed.issuperset(accs):
+                fresh = accs.keys() - changed
+                changed |= fresh
+                self._changed_state.put_many(pane, dict.fromkeys(fresh, True))
+
+    def _correct(self, batch: Batch, panes: list[int]) -> None:
+        """Re-fire each row's fired windows for its key, row by row: one piece over all panes, keyed by (pane, key)."""
         assert batch.keys is not None
-        piece = Piece(self.name, list(zip(starts, batch.keys, strict=True)), batch)
+        piece = Piece(self.name, list(zip(panes, batch.keys, strict=True)), batch)
         keys_of: dict[int, list[CanonicalKey]] = {}
-        for start, key in piece.counts:
-            keys_of.setdefault(start, []).append(key)
+        for pane, key in piece.counts:
+            keys_of.setdefault(pane, []).append(key)
         held: dict[tuple[int, CanonicalKey], Any] = {}
-        for start, keys in keys_of.items():
-            self._register(start)
-            held.update(zip(((start, key) for key in keys), self._state.get_many(start, keys), strict=True))
+        for pane, keys in keys_of.items():
+            self._register(pane)
+            held.update(zip(((pane, key) for key in keys), self._state.get_many(pane, keys), strict=True))
         steps = self.aggregate.fold_each(self.aggregate.filled([held[pair] for pair in piece.counts]), piece)
+        if self._panes is not None:
+            self._correct_overlapping(batch, piece, steps, self._panes)
+            return
         accs = dict(zip(piece.keys, steps, strict=True))
-        for start, keys in keys_of.items():
-            self._state.put_many(start, {key: accs[start, key] for key in keys})
+        for pane, keys in keys_of.items():
+            self._keep(pane, {key: accs[pane, key] for key in keys})
+        self._show_corrections(batch, panes, steps)
+
+    def _correct_overlapping(self, batch: Batch, piece: Piece, steps: list[Any], panes: Panes) -> None:
+        """Store the pane's accumulator after each row, *steps*, and show what each fired window has then."""
+        rows: list[int] = []
+        starts: list[int] = []
+        accs: list[Any] = []
+        for row, ((pane, key), step) in enumerate(zip(piece.keys, steps, strict=True)):
+            self._keep(pane, {key: step})
+            windows = self._life.fired(pane)
+            rows += [row] * len(windows)
+            starts += windows
+            accs += [panes.one(start, key) for start in windows]
+        panes.trim()
+        for first in range(0, len(rows), BATCH_RECORDS_MAX):
+            part = slice(first, first + BATCH_RECORDS_MAX)
+            self._show_corrections(batch.take(rows[part]), starts[part], accs[part])
+
+    def _show_corrections(self, batch: Batch, starts: list[int], accs: list[Any]) -> None:
         windows = [self.assigner.window(start) for start in starts]
         self.emit(
             batch.replace(
-                values=self.aggregate.results(steps, self.name),
+                values=self.aggregate.results(accs, self.name),
                 timestamps=[end - 1 for _, end in windows],
                 windows=windows,
                 kinds=[Kind.CORRECTION] * len(windows),
             )
         )
 
-    def _register(self, start: int) -> None:
-        if self._life.register(start):
-            self._state.born(start)
+    def _register(self, pane: int) -> None:
+        if self._life.register(pane):
+            self._state.born(pane)
             if self._changed_state is not None:
-                self._changed_state.born(start)
+                self._changed_state.born(pane)
             self._note()
 
     # ---- signals
@@ -216,10 +261,15 @@ class WindowOperator(Operator):
         fire, go = self._life.advance(time)
         for start in fire:
             self._show_all(start, Kind.ON_TIME, "out")
-            self._forget_changed(start)
         for start in go:
             self._show_all(start, Kind.FINAL, "final")
-            self._state.drop(start)
+        for pane in [pane for pane in self._changed if not self._life.unfired(pane)]:
+            self._forget_changed(pane)
+        for pane in self._life.release():
+            self._state.drop(pane)
+        if self._panes is not None:
+            self._panes.forget(next(iter(self._life.held), MAX_TIME))
+            self._panes.trim()
         self._note()
 
     def on_clock(self, time: int) -> None:
@@ -235,23 +285,51 @@ class WindowOperator(Operator):
         self._show_changed()
 
     def _show_changed(self) -> None:
-        for start in sorted(self._changed):
-            keys = sorted(self._changed[start], key=encode_key)
-            accs = self._state.get_many(start, keys)
-            self._forget_changed(start)
-            self._show(start, keys, accs, Kind.EARLY, self.emit)
+        if self._panes is not None:
+            self._show_changed_overlapping()
+            return
+        for pane in sorted(self._changed):
+            keys = sorted(self._changed[pane], key=encode_key)
+            accs = self._state.get_many(pane, keys)
+            self._forget_changed(pane)
+            self._show(pane, keys, accs, Kind.EARLY, self.emit)
 
-    def _forget_changed(self, start: int) -> None:
-        if self._changed.pop(start, None) and self._changed_state is not None:
-            self._changed_state.drop(start)
+    def _show_changed_overlapping(self) -> None:
+        """Show each open window for the keys that changed in its panes: once, however many of them did."""
+        panes_of: dict[CanonicalKey, list[int]] = {}
+        for pane in sorted(self._changed):
+            for key in self._changed[pane]:
+                panes_of.setdefault(key, []).append(pane)
+            self._forget_changed(pane)
+        shown: dict[int, list[CanonicalKey]] = {}
+        for key in sorted(panes_of, key=encode_key):
+            beyond = MIN_TIME - self.assigner.size  # the first window that has not been noted for the key
+            for pane in panes_of[key]:
+                windows = self._life.unfired(pane)
+                for start in range(max(beyond, windows.start), windows.stop, windows.step):
+                    shown.setdefault(start, []).append(key)
+                beyond = windows[-1] + windows.step
+        panes = Panes(self.aggregate, self.assigner, self._state, self.name, keys=list(panes_of))
+        for start in sorted(shown):
+            entries, keys = panes.window(start), shown[start]
+            self._show(start, keys, [entries[key] for key in keys], Kind.EARLY, self.emit)
+
+    def _forget_changed(self, pane: int) -> None:
+        if self._changed.pop(pane, None) and self._changed_state is not None:
+            self._changed_state.drop(pane)
 
     def _show_all(self, start: int, kind: Kind, output: str) -> None:
         if output not in self.outputs:
             return
-        rows = self._state.items(start)
-        assert rows, f"W2: window {start} is registered and holds nothing"
-        emit = self.emit if output == "out" else self.emit_final
-        self._show(start, [key for key, _ in rows], [acc for _, acc in rows], kind, emit)
+        if self._panes is None:
+            rows = self._state.items(self.assigner.start(start))
+            keys, accs = [key for key, _ in rows], [acc for _, acc in rows]
+        else:
+            entries = self._panes.window(start)
+            keys = sorted(entries, key=encode_key)
+            accs = [entries[key] for key in keys]
+        assert keys, f"W2: window {start} has a pane that is registered, and holds nothing"
+        self._show(start, keys, accs, kind, self.emit if output == "out" else self.emit_final)
 
     def _show(self, start: int, keys: list[CanonicalKey], accs: list[Any], kind: Kind, emit: Emit) -> None:
         """Emit a window's result for each key, in batches of the usual size."""

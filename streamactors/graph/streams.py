@@ -27,7 +27,7 @@ from streamactors.flow import async_transforms, transforms
 from streamactors.flow.reader import EventTime
 from streamactors.flow.running import AsyncMapWithState, MapWithState, RunningAggregate
 from streamactors.flow.selectors import Selector, describe, is_async, missing_field
-from streamactors.flow.windows import Tumbling
+from streamactors.flow.windows import Windows
 
 from .nodes import Graph, Node, Shape, caller, refuse
 
@@ -329,8 +329,8 @@ class KeyedStream(Stream[T]):
             name: str | None = None,
         ) -> KeyedStream[U]: ...
 
-    def window(self, windows: Tumbling, *, name: str | None = None) -> WindowedStream[T]:
-        """Cut each key's records into windows of event time."""
+    def window(self, windows: Windows, *, name: str | None = None) -> WindowedStream[T]:
+        """Cut each key's records into windows of event time: ``Tumbling("10min")``, ``Sliding("1h", slide="1min")``."""
         self._require_append("window")
         if not self.shape.event_time:
             raise refuse(

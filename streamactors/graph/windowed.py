@@ -12,7 +12,7 @@ from streamactors.flow import aggregates as agg
 from streamactors.flow import transforms
 from streamactors.flow.selectors import Selector
 from streamactors.flow.window_operator import WindowOperator
-from streamactors.flow.windows import Tumbling
+from streamactors.flow.windows import Windows
 
 from .nodes import caller, refuse
 from .streams import KeyedStream, Stream, struct_or_none
@@ -23,7 +23,7 @@ T = TypeVar("T")
 class WindowedStream(Generic[T]):
     """A keyed stream cut into windows: say how late and how early, then what to compute."""
 
-    def __init__(self, stream: KeyedStream[T], windows: Tumbling, name: str | None) -> None:
+    def __init__(self, stream: KeyedStream[T], windows: Windows, name: str | None) -> None:
         self._stream = stream
         self._windows = windows
         self._name = name
@@ -73,10 +73,16 @@ class WindowedStream(Generic[T]):
         return self._compute(agg.mean(selector))
 
     def reduce(self, function: Callable[[T, T], T]) -> Results[T]:
-        """Combine the values of each key and window: ``function(so far, value)``, beginning with the first."""
+        """
+        Combine the values of each key and window: ``function(so far, value)``, beginning with the first.
+
+        Where windows overlap, ``value`` may be the result of a later stretch of time: the function must be associative.
+        """
         return self._compute(agg.reduce_(function, state_type=struct_or_none(self._stream.shape.type)))
 
     def _compute(self, aggregate: agg.Aggregate) -> Results[Any]:
+        if self._windows.panes > 1:
+            aggregate.require_merge()
         stream, early, lateness = self._stream, None if self._only_final else self._early, self._lateness
         build = partial(WindowOperator, self._windows, aggregate, lateness=lateness, early_every=early)
         detail = f"{self._windows}, {aggregate}, lateness {shown(lateness)}"
@@ -90,7 +96,7 @@ class WindowedStream(Generic[T]):
             detail=detail,
             stateful=True,
             clock_ms=early,
-            grid_ms=(self._windows.size, self._windows.offset, lateness),
+            grid_ms=(*self._windows.grid, lateness),
         )
         node.holds_ms = lambda output: lateness if output == "final" else 0
         node.build = lambda: build(outputs=frozenset(node.consumed))

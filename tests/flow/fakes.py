@@ -39,6 +39,9 @@ class DictState:
     def items(self, ns):
         return sorted(self.spaces.get(ns, {}).items(), key=lambda item: encode_key(item[0]))
 
+    def entries(self, ns):
+        return dict(self.spaces.get(ns, {}))
+
     def drop(self, ns):
         self.spaces.pop(ns, None)
 

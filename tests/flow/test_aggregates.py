@@ -7,7 +7,8 @@ import pytest
 
 from streamactors.core.batch import Batch
 from streamactors.core.errors import BadRecord, PipelineError
-from streamactors.flow.aggregates import Piece, aggregate, count, max_, mean, min_, reduce_, several, sum_
+from streamactors.flow.aggregates import aggregate, count, max_, mean, min_, reduce_, several, sum_
+from streamactors.flow.piece import Piece
 
 
 def results(made, values, keys=None):

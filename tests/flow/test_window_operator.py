@@ -10,77 +10,14 @@ from hypothesis import strategies as st
 from streamactors.core.batch import Batch, Kind
 from streamactors.core.errors import BadRecord, PipelineError
 from streamactors.core.keys import canonical_key, encode_key
-from streamactors.core.times import MAX_TIME, MIN_TIME
+from streamactors.core.times import MAX_TIME
 from streamactors.flow.aggregates import aggregate, count, max_, mean, min_, reduce_, several, sum_
 from streamactors.flow.window_operator import WindowOperator
 from streamactors.flow.windows import Tumbling
 from tests.flow.fakes import Driver, StoredPart, rows
+from tests.flow.window_script import Script, assert_equal, left_fold, run_operator, run_script
 
 SIZE = 10
-
-
-class Script:
-    """The same windows as a dict of lists, one record at a time; nothing of the operator is used."""
-
-    def __init__(self, fold, *, lateness, early_every):
-        self.fold, self.lateness, self.early_every = fold, lateness, early_every
-        self.watermark, self.period = MIN_TIME, None
-        self.values, self.changed = {}, set()
-        self.out, self.late, self.final = [], [], []
-
-    def show(self, start, key, kind, offset=None):
-        end = start + SIZE
-        output = self.final if kind == Kind.FINAL else self.out
-        output.append((key, self.fold(self.values[start, key]), end - 1, (start, end), kind, offset))
-
-    def record(self, value, time, key, offset):
-        start = time // SIZE * SIZE
-        last = start + SIZE - 1
-        if last + self.lateness <= self.watermark:
-            self.late.append((key, value, time, None, None, offset))
-            return
-        self.values.setdefault((start, key), []).append(value)
-        if last > self.watermark:
-            self.changed.add((start, key))
-        else:
-            self.show(start, key, Kind.CORRECTION, offset)  # of the record that caused it
-
-    def watermark_to(self, time):
-        if time <= self.watermark:
-            return
-        before, self.watermark = self.watermark, time
-        for start, key in self.ordered(self.values):
-            last = start + SIZE - 1
-            if before < last <= time:
-                self.show(start, key, Kind.ON_TIME)
-            if last <= time:
-                self.changed.discard((start, key))
-            if last + self.lateness <= time:
-                self.show(start, key, Kind.FINAL)
-                del self.values[start, key]
-
-    def clock(self, time):
-        if self.early_every is not None and time // self.early_every != self.period:
-            self.period = time // self.early_every
-            self.flush()
-
-    def flush(self):
-        if self.early_every is None:
-            return
-        for start, key in self.ordered(self.changed):
-            self.show(start, key, Kind.EARLY)
-        self.changed.clear()
-
-    @staticmethod
-    def ordered(pairs):
-        return sorted(pairs, key=lambda pair: (pair[0], encode_key(pair[1])))
-
-
-def left_fold(values):
-    total = 0
-    for value in values:
-        total += value
-    return total
 
 
 AGGREGATES = {
@@ -117,53 +54,13 @@ variants = st.sampled_from(
 )
 
 
-def run_script(script, steps):
-    for offset, (step, *arguments) in enumerate(steps):
-        if step == "record":
-            script.record(*arguments, offset)
-        else:
-            getattr(script, {"watermark": "watermark_to"}.get(step, step))(*arguments)
-
-
-def run_operator(driver, steps, cut_after, restore_after, first=0):
-    """Hand the steps over in batches: a cut, a signal or a restore ends a batch."""
-    pending = []
-
-    def hand_over():
-        if pending:
-            values, times, keys, offsets = map(list, zip(*pending, strict=True))
-            driver.batch(Batch(values, times, keys, offsets=offsets))
-            pending.clear()
-
-    for offset, (step, *arguments) in enumerate(steps, first):
-        if step == "record":
-            pending.append((*arguments, offset))
-        else:
-            hand_over()
-            getattr(driver, {"watermark": "watermark_to"}.get(step, step))(*arguments)
-        if offset in cut_after:
-            hand_over()
-        if offset in restore_after:
-            hand_over()
-            driver.restore()
-    hand_over()
-
-
-def assert_equal(driver, script, outputs):
-    """Compare in order; repr tells 1 from 1.0 and True."""
-    assert repr(rows(driver.out)) == repr(script.out if "out" in outputs else [])
-    assert repr(rows(driver.final)) == repr(script.final if "final" in outputs else [])
-    assert repr(rows(driver.late)) == repr(script.late)
-    assert driver.operator.late_records == len(script.late)
-
-
 @given(steps, variants, listeners, st.sampled_from(sorted(AGGREGATES)), st.data())
 def test_any_cut_and_any_restart_equal_the_plain_script(steps, variant, outputs, name, data):
     """(T2) and the operator's half of (T1), order included."""
     make, fold = AGGREGATES[name]
     places = st.sets(st.integers(0, max(0, len(steps) - 1)))
     cut_after, restore_after = data.draw(places), data.draw(places)
-    script = Script(fold, **variant)
+    script = Script(fold, size=SIZE, **variant)
     driver = Driver(lambda: WindowOperator(Tumbling(SIZE), make(), outputs=outputs, **variant))
 
     run_script(script, steps)
@@ -179,7 +76,7 @@ def test_a_crash_goes_back_to_the_checkpoint_in_a_real_store_and_repeats_the_sam
     checkpoint = data.draw(st.integers(0, len(steps)))
     crash = data.draw(st.integers(checkpoint, len(steps)))
     cut_after = data.draw(st.sets(st.integers(0, max(0, len(steps) - 1))))
-    script = Script(fold, **variant)
+    script = Script(fold, size=SIZE, **variant)
     run_script(script, steps)
 
     with TemporaryDirectory() as folder:
