@@ -3,6 +3,9 @@
 What LMDB would not survive is found here, by reading and writing files as files: a data.mdb that was cut (pages.py), or
 that is not there any more although it was; a lock.mdb without blocks on the disk (reserve.py). After that, what LMDB
 meets is an error with a name.
+
+A new data.mdb gets its name when it is whole: LMDB writes two pages to begin with, a full disk may take one of them,
+and the file would be no LMDB file for ever.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ def open_environment(folder: Path, *, read_only: bool, sync: bool, quota_bytes: 
         folder.mkdir(parents=True, exist_ok=True)
     try:
         allocate(folder / "lock.mdb", _LOCK_BYTES)
+        if new:
+            _create(folder, sync=sync)
         environment = lmdb.open(
             str(folder),
             map_size=map_size(quota_bytes, last=False),
@@ -67,10 +72,19 @@ def open_environment(folder: Path, *, read_only: bool, sync: bool, quota_bytes: 
         raise
     if not read_only:
         environment.reader_check()
-    if new and sync:
-        _sync_folder(folder)  # else a power cut could take the file's name, and with it every checkpoint
-        _sync_folder(folder.parent)
     return environment
+
+
+def _create(folder: Path, *, sync: bool) -> None:
+    unfinished, path = folder / "data.mdb.new", folder / "data.mdb"
+    unfinished.unlink(missing_ok=True)
+    lmdb.open(str(unfinished), map_size=MAP_SIZE, subdir=False, lock=False, sync=sync, metasync=sync).close()
+    if sync:
+        _sync(unfinished)
+    unfinished.replace(path)
+    if sync:
+        _sync(folder)  # else a power cut could take the file's name, and with it every checkpoint
+        _sync(folder.parent)
 
 
 def map_size(quota_bytes: int | None, *, last: bool) -> int:
@@ -92,9 +106,8 @@ def no_room(folder: Path, what: str, error: Exception) -> QuotaFull:
 def _is_new(folder: Path) -> bool:
     """Return whether nothing was stored in *folder* yet; refuse files that are not all there."""
     path = folder / "data.mdb"
-    size = path.stat().st_size if path.exists() else 0
-    if size:
-        missing = first_missing(path)
+    if path.exists():
+        size, missing = path.stat().st_size, first_missing(path)
         if missing is not None:
             raise Damaged(
                 f"{path} ends at {size:,} bytes, a page that is in use stands at {missing:,}: the file was cut. "
@@ -102,14 +115,14 @@ def _is_new(folder: Path) -> bool:
             )
     elif Reserve(folder).was_here:
         raise Damaged(
-            f"{path} is {'empty' if path.exists() else 'not there'}, but a job has had its state in this folder. "
-            "Restore the folder from a copy, or remove it and start again from the log."
+            f"{path} is not there, but a job has had its state in this folder. Restore the folder from a copy, or "
+            "remove it and start again from the log."
         )
-    return not size
+    return not path.exists()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

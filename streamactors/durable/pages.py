@@ -28,6 +28,7 @@ _BIG_VALUE, _DATABASE = 0x01, 0x02
 _MAGIC = 0xBEEFC0DE
 _EMPTY = 2**64 - 1
 _TRIES = 4
+_PAGE_BYTES_MIN = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,10 @@ def first_missing(path: Path) -> int | None:
         for _ in range(_TRIES):
             meta = _newest(file)
             size = os.fstat(file).st_size  # behind the look at the meta page: the file only grows
-            if meta is None or size >= (meta.last + 1) * meta.page_bytes:
-                return None  # what is no LMDB file at all, LMDB itself refuses
+            if meta is None:
+                return size if size < 2 * _PAGE_BYTES_MIN else None  # what is no LMDB file, LMDB itself refuses
+            if size >= (meta.last + 1) * meta.page_bytes:
+                return None
             missing = next(_missing(file, meta, size // meta.page_bytes), None)
             found = _newest(file)
             if missing is None or found is None or found.transaction == meta.transaction:

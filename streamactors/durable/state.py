@@ -302,14 +302,15 @@ class KeyedState:
         with self._store.snapshot() as snapshot:
             rows = snapshot.get_many(self.database, sorted(stored))
         live.update(dict.fromkeys(keys))
-        live.update({wanted[key]: value for key, value in read_rows(self.database, 2 + len(tail), rows)})
+        found = read_rows(self._store.place(self.database), 2 + len(tail), rows)
+        live.update({wanted[key]: value for key, value in found})
 
     def _stored(self, namespace: Namespace) -> dict[CanonicalKey, Any]:
         """Return what LMDB has of a namespace."""
         tail = namespace_bytes(namespace)
         with self._store.snapshot() as snapshot:
             scans = [snapshot.scan(self.database, GROUP_BYTES[group] + tail) for group in self.groups]
-        found = [read_rows(self.database, 2 + len(tail), rows) for rows in scans]
+        found = [read_rows(self._store.place(self.database), 2 + len(tail), rows) for rows in scans]
         return {decode_key(encoded): value for rows in found for encoded, value in rows}
 
 
@@ -322,7 +323,7 @@ class OperatorRow:
         self._key = name.encode()
         with store.snapshot() as snapshot:
             stored = snapshot.get(database, self._key)
-        self._encoded = b"" if stored is None else unseal(stored, f"database {database}, key {name}")
+        self._encoded = b"" if stored is None else unseal(stored, f"database {store.place(database)}, key {name}")
         self._frozen: list[Delta] = []
         self.full = False  # it is small
         self.value: Any = decode_value(self._encoded) if self._encoded else None

@@ -205,7 +205,7 @@ class Store:
             handle = self._handles["attempts"]
             key = region.encode()
             stored = transaction.get(key, db=handle)
-            attempt = 1 if stored is None else _value(stored, f"attempts, key {region}") + 1
+            attempt = 1 if stored is None else self._value(stored, f"attempts, key {region}") + 1
             transaction.put(key, seal(encode_value(attempt)), db=handle)
         return int(attempt)
 
@@ -256,7 +256,7 @@ class Store:
             stored = snapshot.get("regions", region.encode())
         if stored is None:
             return None
-        return Restored(region, **_value(stored, f"regions, key {region}"))
+        return Restored(region, **self._value(stored, f"regions, key {region}"))
 
     def regions(self) -> list[str]:
         """Return the names of all regions that ever began."""
@@ -270,7 +270,7 @@ class Store:
             with self.snapshot() as snapshot:
                 rows = snapshot.scan(database, after=after, limit=_JOURNAL_CHUNK)
             for key, stored in rows:
-                yield from _value(stored, f"{database}, key {key.hex()}")
+                yield from self._value(stored, f"{database}, key {key.hex()}")
             if len(rows) < _JOURNAL_CHUNK:
                 return
             after = rows[-1][0]
@@ -280,7 +280,7 @@ class Store:
         database = f"checkpoints:{region}"
         with self.snapshot() as snapshot:
             rows = snapshot.scan(database)
-        return [_value(stored, f"{database}, key {key.hex()}") for key, stored in rows]
+        return [self._value(stored, f"{database}, key {key.hex()}") for key, stored in rows]
 
     # ---- reading
 
@@ -374,18 +374,25 @@ class Store:
     def _check(self, transaction: lmdb.Transaction[bytes], checkpoint: Checkpoint) -> None:
         key = checkpoint.region.encode()
         stored = transaction.get(key, db=self._handles["attempts"])
-        attempt = None if stored is None else _value(stored, f"attempts, key {checkpoint.region}")
+        attempt = None if stored is None else self._value(stored, f"attempts, key {checkpoint.region}")
         assert attempt == checkpoint.attempt, (
             f"E1: {checkpoint.region} committed in attempt {checkpoint.attempt}, the store is at {attempt}"
         )
         stored = transaction.get(key, db=self._handles["regions"])
-        last = 0 if stored is None else _value(stored, f"regions, key {checkpoint.region}")["epoch"]
+        last = 0 if stored is None else self._value(stored, f"regions, key {checkpoint.region}")["epoch"]
         assert checkpoint.epoch > last, f"E1: {checkpoint.region} committed epoch {checkpoint.epoch} after {last}"
+
+    def place(self, database: str) -> str:
+        """Return what a message calls *database*: its name, and the file that it is in."""
+        return f"{database} in {self.folder / 'data.mdb'}"
+
+    def _value(self, stored: bytes, what: str) -> Any:
+        return decode_value(unseal(stored, f"{self.folder / 'data.mdb'}, database {what}"))
 
     def _meta(self, name: str) -> Any:
         with self.snapshot() as snapshot:
             stored = snapshot.get("meta", name.encode())
-        return None if stored is None else _value(stored, f"meta, key {name}")
+        return None if stored is None else self._value(stored, f"meta, key {name}")
 
     def _save_meta(self, name: str, value: Any) -> None:
         with self._writing(f"the job's {name}", ["meta"]) as transaction:
@@ -402,7 +409,3 @@ def _keep_newest(transaction: lmdb.Transaction[bytes], handle: Any, kept: int) -
 def _databases(transaction: lmdb.Transaction[bytes]) -> int:
     """Return how many named databases there are; the unnamed one holds nothing but their names."""
     return int(transaction.stat()["entries"])
-
-
-def _value(stored: bytes, what: str) -> Any:
-    return decode_value(unseal(stored, f"database {what}"))
