@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamactors.core.errors import PipelineError, UsageError
+from streamactors.core.errors import BadRecord, PipelineError, UsageError
 from streamactors.core.keys import canonical_keys, encode_key, plain_key
 from streamactors.durable import views as views_module
 from streamactors.durable.store import Checkpoint, Store
-from streamactors.durable.views import ViewBuffer, ViewReader
+from streamactors.durable.views import Overlay, ShownViewBuffer, ViewBuffer, ViewReader
 
 
 class Job:
@@ -168,3 +168,140 @@ def test_any_key_comes_back_as_it_went_in(tmp_path_factory, keys):
         }
         assert [view[plain_key(key)] for key in unique.values()] == list(range(len(unique)))
         assert len(view) == len(unique)
+
+
+# Shown at once. -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def overlay():
+    return Overlay()
+
+
+@pytest.fixture
+def shown(job, overlay):
+    return ViewReader(job.store, {"v": overlay})
+
+
+def test_a_change_is_seen_at_once_here_and_with_the_epoch_elsewhere(job, reader, shown, overlay):
+    buffer = ShownViewBuffer("v", overlay)
+    buffer.upsert(["a", "b"], [1, 2])
+    assert dict(shown["v"].items()) == {"a": 1, "b": 2} and len(shown["v"]) == 2 and shown.names() == ["v"]
+    assert dict(reader["v"].items()) == {} and reader.names() == []
+    job.commit(buffer)
+    assert dict(reader["v"].items()) == dict(shown["v"].items()) == {"a": 1, "b": 2}
+    assert not any(overlay.layers), "what the store has leaves the overlay"
+    buffer.delete(["a"])
+    assert dict(shown["v"].items()) == {"b": 2} and "a" not in shown["v"] and len(shown["v"]) == 1
+    assert dict(reader["v"].items()) == {"a": 1, "b": 2}
+
+
+def test_a_frozen_change_stays_visible_until_its_epoch_is_durable(job, shown, overlay):
+    buffer = ShownViewBuffer("v", overlay)
+    buffer.upsert(["a", "b"], [1, 1])
+    buffer.freeze(1)
+    buffer.upsert(["a"], [2])
+    assert dict(shown["v"].items()) == {"a": 2, "b": 1}
+    assert buffer.encode(10)
+    job.store.commit(Checkpoint("r", job.attempt, 1, None, deltas=buffer.hand_over()))
+    assert dict(shown["v"].items()) == {"a": 2, "b": 1}, "in the store and in the overlay: seen once"
+    buffer.freeze(2)
+    buffer.committed(1)
+    assert dict(shown["v"].items()) == {"a": 2, "b": 1}
+
+
+def test_a_snapshot_is_one_instant_of_what_is_shown(job, shown, overlay):
+    buffer = ShownViewBuffer("v", overlay)
+    buffer.upsert(["a"], [1])
+    with shown.snapshot() as view:
+        buffer.upsert(["a", "b"], [2, 2])
+        job.commit(buffer)
+        assert dict(view("v").items()) == {"a": 1} and view("v")["a"] == 1 and len(view("v")) == 1
+        assert list(view("another").items()) == []
+    assert dict(shown["v"].items()) == {"a": 2, "b": 2}
+
+
+def test_a_new_attempt_shows_what_is_durable_and_nothing_of_the_one_before(job, shown, overlay):
+    buffer = ShownViewBuffer("v", overlay)
+    buffer.upsert(["a"], [1])
+    job.commit(buffer)
+    buffer.upsert(["a", "b"], [2, 2])
+    ShownViewBuffer("v", overlay)
+    assert dict(shown["v"].items()) == {"a": 1}
+
+
+def test_values_come_back_as_the_store_gives_them(shown, overlay):
+    buffer = ShownViewBuffer("v", overlay)
+    value = {"pair": (1, 2), "list": [3]}
+    buffer.upsert(["a"], [value])
+    shown["v"]["a"]["list"].append(4)
+    assert shown["v"]["a"] == dict(shown["v"].items())["a"] == {"pair": [1, 2], "list": [3]}
+    assert value["list"] == [3], "a reader can't change what the job holds"
+
+
+def test_a_row_that_can_not_be_stored_is_named_when_it_is_read(shown, overlay):
+    buffer = ShownViewBuffer("v", overlay)
+    buffer.upsert(["a"], [object()])
+    for read in (lambda: shown["v"].get("a"), lambda: dict(shown["v"].items())):
+        with pytest.raises(BadRecord, match=r"view v.*it can't be stored"):
+            read()
+
+
+KEYS = st.one_of(
+    st.integers(0, 5),
+    st.sampled_from(["a", "b", "long" * 200, "longer" * 200]),
+    st.tuples(st.sampled_from(["a", "b"]), st.one_of(st.integers(0, 3), st.just("long" * 200))),
+    st.just(("a", *range(20))),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), KEYS, st.integers()),
+        st.tuples(st.just("delete"), KEYS),
+        st.tuples(st.sampled_from(["freeze", "commit", "committed", "look"])),
+    ),
+    max_size=40,
+)
+
+
+@given(steps=STEPS, chunk=st.integers(1, 4))
+def test_an_overlaid_view_is_a_dict_at_every_step_of_an_epochs_life(tmp_path_factory, steps, chunk):
+    """Between freeze, commit and the word of it, whatever changes meanwhile."""
+    overlay, model = Overlay(), {}
+    with (
+        Store.open(tmp_path_factory.mktemp("views") / "v1", sync=False) as store,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(views_module, "_CHUNK_ROWS", chunk)
+        job, view = Job(store), ViewReader(store, {"v": overlay})["v"]
+        buffer, epoch, frozen, stored = ShownViewBuffer("v", overlay), 0, None, None
+        for kind, *rest in [*steps, ("look",)]:
+            if kind == "put":
+                buffer.upsert([canonical_keys([rest[0]])[0]], [rest[1]])
+                model[rest[0]] = rest[1]
+            elif kind == "delete":
+                buffer.delete([canonical_keys([rest[0]])[0]])
+                model.pop(rest[0], None)
+            elif kind == "freeze" and frozen is None:
+                epoch += 1
+                buffer.freeze(epoch)
+                while not buffer.encode(2):
+                    pass
+                frozen = buffer.hand_over()
+            elif kind == "commit" and frozen is not None and stored is None:
+                store.commit(Checkpoint("r", job.attempt, epoch, None, deltas=frozen))
+                frozen, stored = None, epoch
+            elif kind == "committed" and stored is not None:
+                buffer.committed(stored)
+                stored = None
+            rows = list(view.items())
+            assert dict(rows) == model and len(rows) == len(model) == len(view)
+            assert [key for key, _ in rows] == list(view) == in_order(model)
+            assert dict(view.items(["a"])) == {k: v for k, v in model.items() if isinstance(k, tuple) and k[0] == "a"}
+            assert all(view.get(key) == value for key, value in model.items())
+
+
+def in_order(model):
+    """Return the keys as the store orders its rows: long ones by their digest, last of all."""
+    from streamactors.durable.rows import row_key
+
+    return sorted(model, key=lambda key: row_key(b"", encode_key(canonical_keys([key])[0])))
