@@ -10,6 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from connectors.iterators import AsyncItems
+    from connectors.push import Push
+    from connectors.ticks import Ticks
+    from streamactors.core.connectors import Guarantee
     from streamactors.core.errors import (
         BadRecord,
         Damaged,
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
         SinkConflict,
         StorageError,
         StreamActorsError,
+        Unacknowledged,
         UsageError,
     )
     from streamactors.durable.log import Log
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from streamactors.flow.aggregates import min_ as min  # noqa: A004 - see max
     from streamactors.flow.aggregates import reduce_ as reduce
     from streamactors.flow.aggregates import sum_ as sum  # noqa: A004 - see max
+    from streamactors.flow.async_calls import Retry
     from streamactors.flow.sequencer import Bound
     from streamactors.flow.transforms import Row
     from streamactors.flow.windows import Sliding, Tumbling
@@ -38,9 +44,11 @@ if TYPE_CHECKING:
     from streamactors.job.settings import Settings
 
 __all__ = [
+    "AsyncItems",
     "BadRecord",
     "Bound",
     "Damaged",
+    "Guarantee",
     "Held",
     "Job",
     "JobFailed",
@@ -48,15 +56,19 @@ __all__ = [
     "LogClosed",
     "Pipeline",
     "PipelineError",
+    "Push",
     "QuotaFull",
     "RestartPolicy",
+    "Retry",
     "Row",
     "Settings",
     "SinkConflict",
     "Sliding",
     "StorageError",
     "StreamActorsError",
+    "Ticks",
     "Tumbling",
+    "Unacknowledged",
     "UsageError",
     "aggregate",
     "count",
@@ -69,14 +81,19 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncItems": "connectors.iterators:AsyncItems",
     "Bound": "flow.sequencer:Bound",
+    "Guarantee": "core.connectors:Guarantee",
     "Job": "job.runner:Job",
     "Log": "durable.log:Log",
     "Pipeline": "graph.pipeline:Pipeline",
+    "Push": "connectors.push:Push",
     "RestartPolicy": "engine.restarts:RestartPolicy",
+    "Retry": "flow.async_calls:Retry",
     "Row": "flow.transforms:Row",
     "Settings": "job.settings:Settings",
     "Sliding": "flow.windows:Sliding",
+    "Ticks": "connectors.ticks:Ticks",
     "Tumbling": "flow.windows:Tumbling",
     "aggregate": "flow.aggregates:aggregate",
     "count": "flow.aggregates:count",
@@ -93,7 +110,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'streamactors' has no attribute {name!r}")
     module, _, inside = _HOMES.get(name, f"core.errors:{name}").partition(":")
-    return getattr(import_module(f"streamactors.{module}"), inside)
+    return getattr(import_module(module if module.startswith("connectors.") else f"streamactors.{module}"), inside)
 
 
 def __dir__() -> list[str]:

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .batch import Batch
+from .errors import BadRecord
 from .ports import Ports
 
 
@@ -72,6 +73,27 @@ class World:
     log: Any
     """The job's log (streamactors.durable.log.Log); the built-in connectors share it."""
 
+    bounded: bool = False
+    """Whether the run reads to the ends as they were at its start, and no further."""
+
+
+class EndOfInput(Exception):
+    """Nothing will ever follow what was read: a partition whose end was not known has ended."""
+
+
+class Undecodable(Exception):
+    """
+    Some of the records that were read can't be decoded: raised by ``SourceReader.read``, which goes on behind them.
+
+    What then happens is the source's error policy. A reader that raises anything else fails.
+    """
+
+    def __init__(self, batch: Batch, end: int, bad: list[tuple[BadRecord, Batch]]) -> None:
+        super().__init__(f"{len(bad)} records before offset {end} can't be decoded")
+        self.batch, self.end = batch, end
+        self.bad = bad
+        """For each such record the error, and a batch of it alone: its bytes, offset and origin."""
+
 
 class SourceReader(Protocol):
     """
@@ -90,16 +112,24 @@ class SourceReader(Protocol):
         """Return the offset behind the last durable record, now."""
 
     async def wait(self) -> None:
-        """Return when there is more to read. May be cancelled and called again."""
+        """
+        Return when there is more to read. May be cancelled and called again.
+
+        Raises:
+            EndOfInput: nothing will follow. A partition whose end was not known ends a bounded run with it; a live one
+            reads no more from here.
+        """
 
     async def close(self) -> None:
         """Release what the reader holds."""
 
 
+@runtime_checkable
 class AcknowledgingReader(SourceReader, Protocol):
     """A reader of a source that keeps each record until it is told that the record is safe.
 
-    Its offsets are its own: it counts from *start* on what it is given, in the order in which it passes it on.
+    Its offsets are its own: it counts from *start* on what it is given, in the order in which it passes it on. It is
+    closed when what was taken from it is acknowledged, or when the attempt has failed.
     """
 
     async def acknowledge(self, end: int) -> None:
@@ -107,6 +137,7 @@ class AcknowledgingReader(SourceReader, Protocol):
         Take note that everything below offset *end* is safe: it never has to come again.
 
         When is it called?  After the checkpoint that holds those records is durable; at-most-once: when they are read.
+                            A ``read`` or ``wait`` may be under way.
         How often?          Once for each checkpoint in which the reader moved. *end* rises.
         What follows a crash before it? The records come again, to the next reader: at-least-once.
         """
@@ -127,16 +158,25 @@ class Source(Protocol):
     def replay(self) -> Replay:
         """What it gives again after a crash."""
 
-    async def ends(self, world: World) -> list[int]:
+    async def ends(self, world: World) -> Sequence[int | None]:
         """
-        Return, for each partition, the offset behind its last durable record.
+        Return, for each partition, the offset behind its last durable record, or None where that is not known.
 
         Called once at each start of the job: the number of partitions is fixed for the life of the job, and the ends
-        are where a bounded run stops. Refuse a source that is not there.
+        are where a bounded run stops. A partition without one is read until its reader says EndOfInput. Refuse a
+        source that is not there.
         """
 
     async def reader(self, world: World, partition: int, start: int) -> SourceReader:
         """Return a reader of one partition from offset *start* (0: from the first record)."""
+
+
+@runtime_checkable
+class JobWatcher(Protocol):
+    """What a source is as well when somebody waits on it, and must hear that nobody will read from it any more."""
+
+    def job_ended(self) -> None:
+        """Take note that the job has ended or failed: no reader of it is open, and it will open none."""
 
 
 @dataclass(slots=True)
@@ -151,7 +191,12 @@ class SinkWriter(Protocol):
     """Turns batches into payloads; runs inside the sink's stage."""
 
     def write(self, batch: Batch) -> int:
-        """Take a batch; return roughly how many bytes are now held."""
+        """
+        Take a batch; return roughly how many bytes are now held.
+
+        Raises:
+            BadRecord: one of its values can't be written; nothing of the batch was taken.
+        """
 
     def take(self) -> Sequence[Payload]:
         """Return what was written since the last call, in order; at each barrier. Must not wait."""

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from streamactors.core.connectors import Source
 from streamactors.core.errors import PipelineError
 from streamactors.core.limits import KEY_GROUPS
+from streamactors.flow.dead_letters import OnError
 
-from .nodes import Graph, Shape, caller, check_name, refuse
+from .nodes import Graph, Shape, caller, check_name, error_policy, refuse
 from .streams import Stream
 
 T = TypeVar("T")
@@ -26,15 +27,19 @@ class Pipeline:
 
         parts:
             How many parts a keyed stage has: 1 to 128. Part of the plan: it can't change while a job has state.
+
+        on_error:
+            What happens to a record that an operator can't handle, where ``stream.on_error`` does not say otherwise:
+            ``fail``, ``skip`` or ``dead_letter``.
     """
 
-    def __init__(self, name: str, *, parts: int = 1) -> None:
+    def __init__(self, name: str, *, parts: int = 1, on_error: OnError | str = OnError.FAIL) -> None:
         check_name("pipeline", name)
         if not 1 <= parts <= KEY_GROUPS:
             raise PipelineError(f"pipeline {name}: parts={parts} is not between 1 and {KEY_GROUPS}, the key groups.")
         self.name = name
         self.parts = parts
-        self.graph = Graph()
+        self.graph = Graph(error_policy(on_error))
         self.preparations: list[Prepare] = []
 
     def __repr__(self) -> str:
@@ -45,7 +50,9 @@ class Pipeline:
         if any(node.source is not None and node.source.id == source.id for node in self.graph.nodes):
             why = "this pipeline reads it already."
             raise refuse(f"source {source.id}", caller(), why, "Read it once, and use the stream twice.")
-        node = self.graph.add("source", source.id, [], Shape(type=source.type), detail=str(source), source=source)
+        node = self.graph.add(
+            "source", source.id, [], Shape(type=source.type), tolerant=True, detail=str(source), source=source
+        )
         return Stream(self.graph, node)
 
     def topic(self, name: str, type: type[T] | None = None, *, encoding: str = "json") -> Stream[T]:  # noqa: A002
@@ -67,16 +74,31 @@ class Pipeline:
         return self.source(TopicSource(name, type, encoding))
 
     def json_lines(self, path: Any, type: type[T] | None = None, *, name: str = "json") -> Stream[T]:  # noqa: A002
-        """Read a file of JSON values, one a line. A second one needs a *name* of its own."""
-        from connectors.files import JsonLines
+        """
+        Read a file of JSON values, one a line; or all files that match a pattern, and those that appear later.
 
-        return self.source(JsonLines(path, type, id=name))
+        Args:
+            path:
+                A file, or a pattern such as ``"data/*.jsonl"``.
+
+            type:
+                What to decode values into: a msgspec.Struct with the needed fields only is fastest. None: builtins.
+
+            name:
+                Of the source; a second one needs a name of its own.
+        """
+        from connectors.files import json_lines
+
+        return self.source(json_lines(path, type, id=name))
 
     def text_lines(self, *paths: Any, name: str = "text") -> Stream[str]:
-        """Read the lines of text files, each in its order. A second source of them needs a *name* of its own."""
-        from connectors.files import TextLines
+        """Read the lines of text files, each in its order, or of all that match one pattern and of those that appear.
 
-        return self.source(TextLines(*paths, id=name))
+        A second source of them needs a *name* of its own.
+        """
+        from connectors.files import text_lines
+
+        return self.source(text_lines(*paths, id=name))
 
     def items(self, values: Iterable[T], *, name: str = "items") -> Stream[T]:
         """Read a list in memory; it must be the same whenever the job starts again."""

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 import streamactors as sa
-from connectors import files
 from connectors.files import JsonLines, TextLines
+from connectors.files import lines as files
+from streamactors.core.connectors import Undecodable
 
 
 class Event(Struct):
@@ -64,17 +65,41 @@ async def test_json_lines_become_values_of_a_type_and_keep_their_originals(tmp_p
     assert rows == [(0, Event("u", 1), b'{"user":"u","n":1,"more":2}'), (28, Event("v", 3), b'{"user":"v","n":3}')]
 
 
-@pytest.mark.parametrize("line", [b'{"user": 7}', b"", b"{} {}", b"{"])
-async def test_a_line_that_is_no_value_is_named_with_its_place(tmp_path, line):
-    (tmp_path / "f.jsonl").write_bytes(b'{"user":"u","n":1}\n' + line + b"\n")
-    with pytest.raises(sa.BadRecord, match="json/0 at offset 19"):
-        await read_all(JsonLines(tmp_path / "f.jsonl", Event))
+@pytest.mark.parametrize("line", [b'{"user": 7}', b"", b"{} {}", b"{", b"[" * 100_000, b'{"user":"\xff","n":1}'])
+async def test_a_line_that_is_no_value_is_named_with_its_place_and_the_others_are_read(tmp_path, line):
+    good = b'{"user":"u","n":1}'
+    (tmp_path / "f.jsonl").write_bytes(b"\n".join([good, line, good]))
+    reader = await JsonLines(tmp_path / "f.jsonl", Event).reader(None, 0, 0)
+    with pytest.raises(Undecodable) as caught:
+        await reader.read(3)
+    batch, [(bad, record)] = caught.value.batch, caught.value.bad
+    assert batch.values == [Event("u", 1)] * 2 and record.values == [line]
+    assert "json/0 at offset 19" in str(bad) and "f.jsonl, byte 19" in str(bad)
+    assert caught.value.end == reader.end() and await reader.read(1) is None
+    await reader.close()
 
 
 async def test_text_that_is_no_utf_8_is_named_with_its_place(tmp_path):
     (tmp_path / "f").write_bytes(b"good\nb\xffad\n")
-    with pytest.raises(sa.BadRecord, match="text/0 at offset 5"):
+    with pytest.raises(Undecodable) as caught:
         await read_all(TextLines(tmp_path / "f"))
+    assert "text/0 at offset 5" in str(caught.value.bad[0][0])
+
+
+async def test_a_file_that_is_cut_while_it_is_read_is_damage(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc\n" * 9)
+    reader = await TextLines(tmp_path / "f").reader(None, 0, 0)
+    await reader.read(2)
+    (tmp_path / "f").write_bytes(b"abc\n" * 2)
+    with pytest.raises(sa.Damaged, match=r"f ends at byte 8; it had 36"):
+        await reader.read(9)
+    await reader.close()
+
+
+@pytest.mark.parametrize("name", ["a.gz", "b.jsonl.zst"])
+async def test_a_compressed_file_is_refused_with_what_to_do(tmp_path, name):
+    with pytest.raises(sa.UsageError, match="unpack it"):
+        sa.Pipeline("p").json_lines(tmp_path / name)
 
 
 async def test_a_line_beyond_the_limit_is_refused_instead_of_read_into_memory(tmp_path, monkeypatch):
