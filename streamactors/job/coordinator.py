@@ -2,8 +2,10 @@
 
     1. an epoch is due (interval, request, a limit reached, the end of the run)  -> ask the sequencer for a barrier
     2. the sequencer hands over the position and the journal's new entries; each stage hands over what changed
-    3. when the last one has (E1), and the epoch before is settled (B1): one write transaction in the writer's thread
-    4. stages are told, the sinks' targets get their output (E2), who asked for a checkpoint is answered
+    3. when the last one has (E1), and the epoch before is settled (B1): one write transaction in the writer's thread,
+       as soon as the sinks that are written at once have written what belongs to it
+    4. stages are told, the sinks' targets get their output (E2), sources hear what is safe, who asked for a checkpoint
+       is answered
 
 The next epoch may be aligned while one commits. The commit path uses no mailbox, so a full one can't hold it up (D1).
 
@@ -23,12 +25,14 @@ from streamactors.core.ports import Clock
 from streamactors.core.signals import Barrier
 from streamactors.durable.store import Checkpoint, CommitStats, Delta
 from streamactors.engine.actor import Actor
+from streamactors.flow.reader import Reader
 from streamactors.flow.sequencer import Sequencer
 from streamactors.flow.sequencing import Entry
 from streamactors.flow.stage import Stage
 
 from .epochs import EpochLedger, EpochState
-from .pending import Committer
+from .immediate import SinkOutput
+from .room import Room
 
 Commit = Callable[[Checkpoint], Awaitable[CommitStats]]
 
@@ -41,6 +45,18 @@ class EpochReport:
     ms: float = 0.0
     bytes: int = 0
     at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """What somebody outside has of an epoch, and has not answered for."""
+
+    epoch: int
+    to: str
+    """``the disk``, or ``sink`` and its id."""
+
+    since: float
+    """Monotonic seconds."""
 
 
 @dataclass
@@ -64,8 +80,10 @@ class Coordinator(Actor):
         last_epoch: int,
         sequencer: Sequencer,
         stages: Sequence[Stage],
-        committers: Sequence[Committer],
+        readers: Sequence[Reader],
+        outputs: Sequence[SinkOutput],
         commit: Commit,
+        room: Room,
         clock: Clock,
         interval: float,
     ) -> None:
@@ -75,8 +93,10 @@ class Coordinator(Actor):
         self._attempt = attempt
         self._sequencer = sequencer
         self._stages = list(stages)
-        self._committers = list(committers)
+        self._readers = list(readers)
+        self._outputs = list(outputs)
         self._store_commit = commit
+        self._room = room
         self._clock = clock
         self._interval = interval
         self._ledger = EpochLedger(["sequencer", *(stage.name for stage in stages)], last=last_epoch)
@@ -87,6 +107,10 @@ class Coordinator(Actor):
         self._answering: list[asyncio.Future[int | None]] = []
         self._pressed = False
         self._closed = False
+        self.handed_over: HandedOver | None = None
+        """What an epoch that commits waits for; stays when its commit fails."""
+
+        room.on_wait = self._hold
         sequencer.on_cut = self._on_cut
         sequencer.on_exhausted = self.wake
         for stage in stages:
@@ -97,6 +121,34 @@ class Coordinator(Actor):
     def waiting_for(self) -> frozenset[str]:
         """Who has not handed over the epoch that is aligning."""
         return self._ledger.waiting_for
+
+    @property
+    def aligning(self) -> tuple[int, float] | None:
+        """The epoch that is aligning, and since when, monotonic seconds."""
+        return None if self._gathered is None else (self._gathered.epoch, self._gathered.started)
+
+    async def answered(self) -> None:
+        """Return when what was handed to the writer's thread or a target is answered, well or not."""
+        if self._committing is not None:
+            await asyncio.wait([self._committing])
+
+    async def abandon(self) -> None:
+        """Wait no more for an answer: nothing follows in this process, and the next one asks the targets."""
+        if self._committing is not None:
+            self._committing.cancel()
+            await asyncio.wait([self._committing])
+            if not self._committing.cancelled():
+                self._committing.exception()  # it is known, or nobody's to know any more
+
+    @property
+    def waiting_for_room(self) -> str | None:
+        """Why the epoch that is committing waits for room on a disk, or in a quota; None: it does not."""
+        return self._room.waiting
+
+    def stop(self) -> None:
+        """Ask to leave; what waits for room gives up."""
+        super().stop()
+        self._room.close()
 
     async def request(self) -> int | None:
         """Take a checkpoint now; return its epoch, which holds all that was numbered before the call.
@@ -124,6 +176,8 @@ class Coordinator(Actor):
                 self._committing.add_done_callback(lambda _: self.wake())
                 if last:
                     await self._committing
+                    for output in self._outputs:
+                        output.finish()
                     return
         finally:
             await self._close()
@@ -173,6 +227,10 @@ class Coordinator(Actor):
         if self._ledger.hand_over(member, epoch):
             self.wake()
 
+    def _hold(self) -> None:
+        """There is no room: nothing more is numbered before what waits is durable."""
+        self._sequencer.held = True
+
     def _press(self) -> None:
         """A limit is reached: an epoch begins now, and nothing more is numbered before one is durable."""
         if not self._pressed:
@@ -194,34 +252,51 @@ class Coordinator(Actor):
             await self._make_durable(gathered)
             settled = gathered.epoch
         finally:
-            _answer(answers, settled)
+            answer_all(answers, settled)
 
     async def _make_durable(self, gathered: _Gathered) -> None:
         epoch = gathered.epoch
-        settled = [delta for committer in self._committers for delta in committer.take_settled()]
+        sinks: list[Delta] = []
+        for output in self._outputs:
+            self._hand_to(epoch, f"sink {output.sink}")
+            sinks += await output.before()
         checkpoint = Checkpoint(
             region=self._region,
             attempt=self._attempt,
             epoch=epoch,
             position=gathered.position,
             journal=gathered.journal,
-            deltas=[*settled, *gathered.deltas],
+            deltas=[*sinks, *gathered.deltas],
             created_ms=self._clock.now_ms(),
             stats={"duration_ms": round((self._clock.monotonic() - gathered.started) * 1_000, 3)},
         )
+        self._hand_to(epoch, "the disk")
         stats = await self._store_commit(checkpoint)
         self._ledger.committed(epoch)
         for stage in self._stages:
             stage.committed(epoch)
         assert self._ledger.state(epoch) is EpochState.COMMITTED, f"E2: epoch {epoch} is shown before it is durable"
-        for committer in self._committers:
-            await committer.commit(gathered.deltas)
+        for output in self._outputs:
+            self._hand_to(epoch, f"sink {output.sink}")
+            await output.after(gathered.deltas)
         self._ledger.settle(epoch)
+        self._hand_to(epoch, "the source, to acknowledge")
+        await self._acknowledge(gathered.position)
+        self.handed_over = None
         elapsed_ms = (self._clock.monotonic() - gathered.started) * 1_000
         self.report = EpochReport(epoch, elapsed_ms, stats.bytes, checkpoint.created_ms)
         if not self._pressed:
             self._sequencer.held = False
             self._sequencer.wake()
+
+    def _hand_to(self, epoch: int, to: str) -> None:
+        self.handed_over = HandedOver(epoch, to, self._clock.monotonic())
+
+    async def _acknowledge(self, position: Any) -> None:
+        """Tell the sources how far their records are safe: a checkpoint holds what they did."""
+        offsets = {(part["source"], part["partition"]): part["offset"] for part in position["partitions"]}
+        for reader in self._readers:
+            await reader.acknowledge(offsets[reader.partition])
 
     def _raise_if_commit_failed(self) -> None:
         if self._committing is not None and self._committing.done():
@@ -234,10 +309,11 @@ class Coordinator(Actor):
             if self._committing is not None and not self._committing.done():
                 await asyncio.wait([self._committing])
         finally:
-            _answer([*self._requests, *self._answering], None)
+            answer_all([*self._requests, *self._answering], None)
 
 
-def _answer(answers: list[asyncio.Future[int | None]], epoch: int | None) -> None:
+def answer_all(answers: list[asyncio.Future[int | None]], epoch: int | None) -> None:
+    """Tell who waits for a checkpoint which one it was."""
     for answer in answers:
         if not answer.done():
             answer.set_result(epoch)

@@ -148,7 +148,11 @@ class Committer:
             await self._commit(chain[links.index(shown) :])
         self._settled = [key for key, _ in decoded]
 
-    async def commit(self, deltas: Sequence[Delta]) -> None:
+    async def before(self) -> list[Delta]:
+        """Return what goes into the next checkpoint beside the rows of the sink's stage."""
+        return self.take_settled()
+
+    async def after(self, deltas: Sequence[Delta]) -> None:
         """Commit the rows of the checkpoint that has just become durable."""
         rows = [row for delta in deltas if delta.database == self.database for row in delta.puts]
         await self._commit([(key, self._decode(value)) for key, value in rows])
@@ -158,6 +162,9 @@ class Committer:
         """Return the deletion of rows that the target has answered for; for the next checkpoint."""
         keys, self._settled = self._settled, []
         return [Delta(self.database, deletes=keys)] if keys else []
+
+    def finish(self) -> None:
+        """Nothing follows in this run; what was written has been committed."""
 
     async def close(self) -> None:
         """Release the target."""

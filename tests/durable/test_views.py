@@ -255,7 +255,7 @@ KEYS = st.one_of(
 )
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("put"), KEYS, st.integers()),
+        st.tuples(st.just("put"), KEYS, st.integers(-9, 9)),
         st.tuples(st.just("delete"), KEYS),
         st.tuples(st.sampled_from(["freeze", "commit", "committed", "look"])),
     ),

@@ -90,7 +90,7 @@ class Life:
         return deltas
 
     async def epoch_of(self, *payloads):
-        await self.committer.commit(self.checkpoint(*payloads))
+        await self.committer.after(self.checkpoint(*payloads))
 
     def rows(self):
         with self.store.snapshot() as snapshot:

@@ -1,0 +1,183 @@
+"""The publisher: what the coordinator is for the other guarantees, an at-most-once region has instead.
+
+There is no barrier and no checkpoint. Every interval the rows of views that changed are stored, so that other processes
+see them; views are taken one after the other, wherever the stages are just then, so what is stored belongs to no one
+place in the stream. It goes into a transaction of the same form as a checkpoint, which refuses what bears an older
+attempt; the position in it is for people to read, and no start goes on from it.
+
+Somebody who asks for a checkpoint, and the end of a run, wait until all stages have handled what was numbered and all
+sinks have written what they were given; then the views are stored.
+
+If we crash: state and position are gone. The next attempt begins with empty state at the sources' ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from streamactors.core.limits import ENCODE_SLICE_ENTRIES
+from streamactors.core.ports import Clock
+from streamactors.durable.store import Checkpoint
+from streamactors.durable.views import ViewBuffer
+from streamactors.engine.actor import Actor
+from streamactors.flow.sequencer import Sequencer
+from streamactors.flow.stage import Stage
+
+from .coordinator import Commit, EpochReport, answer_all
+from .immediate import SinkOutput
+from .room import Room
+
+POLL_SECONDS = 0.002
+"""How often the publisher looks whether the stages have come to where somebody waits for them."""
+
+
+class Publisher(Actor):
+    """Store views at an interval. See the module's header."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        region: str,
+        attempt: int,
+        last_epoch: int,
+        sequencer: Sequencer,
+        stages: Sequence[Stage],
+        outputs: Sequence[SinkOutput],
+        views: Sequence[ViewBuffer],
+        commit: Commit,
+        room: Room,
+        clock: Clock,
+        interval: float,
+    ) -> None:
+        super().__init__(name)
+        self.report = EpochReport(epoch=last_epoch)
+        self.waiting_for: frozenset[str] = frozenset()  # as of a coordinator: here nobody is ever waited for
+        self._region = region
+        self._attempt = attempt
+        self._sequencer = sequencer
+        self._stages = list(stages)
+        self._outputs = list(outputs)
+        self._views = list(views)
+        self._store_commit = commit
+        self._room = room
+        self._clock = clock
+        self._interval = interval
+        self._due_at = clock.monotonic() + interval
+        self._requests: list[asyncio.Future[int | None]] = []
+        self._closed = False
+        room.on_wait = self._hold
+        sequencer.on_exhausted = self.wake
+        for stage in stages:
+            stage.press = self._press
+
+    @property
+    def waiting_for_room(self) -> str | None:
+        """Why what is to be stored or written waits for room; None: it does not."""
+        return self._room.waiting
+
+    def stop(self) -> None:
+        """Ask to leave; what waits for room gives up."""
+        super().stop()
+        self._room.close()
+
+    async def request(self) -> int | None:
+        """Store the views when all that was numbered before the call has been handled and written; return the epoch.
+
+        None: the region failed or ended first.
+        """
+        if self._closed:
+            return None
+        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._requests.append(answer)
+        self.wake()
+        return await answer
+
+    async def run(self) -> None:
+        """Store until the run ends, or until told to stop."""
+        try:
+            while not self.stopping:
+                if self._sequencer.exhausted:
+                    await self._end()
+                    return
+                if self._requests or self._sequencer.held or self._clock.monotonic() >= self._due_at:
+                    await self._answer_and_publish()
+                else:
+                    await self.wait_woken_or(self._clock, self._due_at - self._clock.monotonic())
+        finally:
+            self._closed = True
+            answer_all(self._requests, None)
+
+    async def _end(self) -> None:
+        self._sequencer.end()
+        if await self._until_written():
+            answers, self._requests = self._requests, []
+            try:
+                await self._publish()
+            finally:
+                answer_all(answers, self.report.epoch)
+            for output in self._outputs:
+                output.finish()
+
+    async def _answer_and_publish(self) -> None:
+        answers, self._requests = self._requests, []
+        stored: int | None = None
+        try:
+            if answers and not await self._until_written():
+                return
+            if answers or any(view.entries_dirty for view in self._views):
+                await self._publish()
+            stored = self.report.epoch
+        finally:
+            answer_all(answers, stored)
+        self._sequencer.sequencing.take_journal()  # nobody will follow it
+        self._due_at = self._clock.monotonic() + self._interval
+        if self._sequencer.held:
+            self._sequencer.held = False
+            self._sequencer.wake()
+
+    async def _until_written(self) -> bool:
+        """Wait until what is numbered now has been handled and written; False when told to stop."""
+        sequence = self._sequencer.sequence
+        while any(stage.handled < sequence for stage in self._stages):
+            if self.stopping:
+                return False
+            await self._clock.sleep(POLL_SECONDS)
+        for output in self._outputs:
+            await output.before()
+        return True
+
+    async def _publish(self) -> None:
+        """Store what changed in the views, and how far the region has read."""
+        epoch, started = self.report.epoch + 1, self._clock.monotonic()
+        for view in self._views:
+            view.freeze(epoch)
+        for view in self._views:
+            while not view.encode(ENCODE_SLICE_ENTRIES):  # noqa: ASYNC110 - the loop gets a turn between slices
+                await asyncio.sleep(0)
+        checkpoint = Checkpoint(
+            region=self._region,
+            attempt=self._attempt,
+            epoch=epoch,
+            position=msgspec.to_builtins(self._sequencer.sequencing.position),
+            deltas=[delta for view in self._views for delta in view.hand_over()],
+            created_ms=self._clock.now_ms(),
+        )
+        stats = await self._store_commit(checkpoint)
+        for view in self._views:
+            view.committed(epoch)
+        elapsed_ms = (self._clock.monotonic() - started) * 1_000
+        self.report = EpochReport(epoch, elapsed_ms, stats.bytes, checkpoint.created_ms)
+
+    def _hold(self) -> None:
+        """There is no room: nothing more is numbered before what waits is stored."""
+        self._sequencer.held = True
+        self.wake()
+
+    def _press(self) -> None:
+        """The views hold too much that is not stored: nothing more is numbered before it is."""
+        self._sequencer.held = True
+        self.wake()
