@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import epochs, latency, order, start, stateless, windowed, words
+from . import async_calls, epochs, guarantees, latency, order, sliding, start, stateless, windowed, words
 from .measuring import ROOT, Options
 
 
@@ -33,9 +33,12 @@ def log(options: Options) -> None:
 WORKLOADS: dict[str, Callable[[Options], None]] = {
     "windowed": windowed.run,
     "order": order.run,
+    "sliding": sliding.run,
     "stateless": stateless.run,
     "words": words.run,
+    "async_calls": async_calls.run,
     "epochs": epochs.run,
+    "guarantees": guarantees.run,
     "start": start.run,
     "latency": latency.run,
     "log": log,

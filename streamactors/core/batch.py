@@ -147,10 +147,11 @@ class Batch:
         """
         Return the rows of *batches*, made from one piece by several parts, in the order of their source records.
 
-        Rows that came from no record (a window's firing) have no such order: they stay as they are. Rows of one record
-        stay in the order of *batches*.
+        Rows that came from no record (a window's firing) have no such order, nor have those that calls answered out of
+        order and that come from several partitions: they stay as they are. Rows of one record stay in the order of
+        *batches*.
         """
-        if len(batches) < 2 or not all(len(batch.offsets) for batch in batches):
+        if len(batches) < 2 or any(not len(b.offsets) or b.origin is not batches[0].origin for b in batches):
             return list(batches)
         joined = cls.join(batches)
         return [joined.take(sorted(range(len(joined)), key=joined.offsets.__getitem__))]

@@ -1,9 +1,8 @@
-"""The awaited forms of map, filter and flat_map: the function is awaited for one record after another, in order.
+"""The awaited forms of map, filter and flat_map, and map_async: the function is awaited for each record.
 
-Nothing is in flight between two batches, so a barrier finds nothing to wait for, and the order is that of the
-sequence. What the function reads outside is its own affair: (T1) holds as far as its answers repeat.
-
-A result may be an empty batch: the stage that awaited it passes nothing on.
+``map``, ``filter`` and ``flat_map`` await one record after another. ``map_async`` is the same operator as the awaited
+``map`` with a capacity: so many calls are in flight at once, each with a timeout, and tried again if it fails
+(flow/async_calls.py). What the function reads outside is its own affair: (T1) holds as far as its answers repeat.
 """
 
 from __future__ import annotations
@@ -15,22 +14,34 @@ from typing import Any
 from streamactors.core.batch import Batch
 from streamactors.core.errors import PipelineError
 
-from .operator import AsyncOperator, bad_record
+from .async_calls import ONCE, AsyncOperator, Retry
 from .selectors import is_async, name_of
-from .transforms import flatten, keep, lists_of, live_rows
+from .transforms import flatten, keep, listed
 
 
 class AsyncMap(AsyncOperator):
     """Replace each value by what awaiting ``function(value)`` gives."""
 
-    def __init__(self, function: Callable[[Any], Awaitable[Any]]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        function: Callable[[Any], Awaitable[Any]],
+        *,
+        capacity: int = 1,
+        ordered: bool = True,
+        timeout_ms: int | None = None,
+        retry: Retry = ONCE,
+    ) -> None:
+        super().__init__(capacity=capacity, ordered=ordered, timeout_ms=timeout_ms, retry=retry)
         _require_async(function, "Map")
         self.function = function
 
-    async def on_batch_async(self, batch: Batch) -> Batch:
+    def call(self, batch: Batch, row: int) -> Awaitable[Any]:
+        """Call the function with the value."""
+        return self.function(batch.values[row])
+
+    def made(self, batch: Batch, results: list[Any]) -> Batch:
         """Return the new values under the old columns."""
-        return batch.replace(values=await _await_each(self.name, self.function, batch))
+        return batch.replace(values=results)
 
 
 class AsyncFilter(AsyncOperator):
@@ -41,9 +52,13 @@ class AsyncFilter(AsyncOperator):
         _require_async(predicate, "Filter")
         self.predicate = predicate
 
-    async def on_batch_async(self, batch: Batch) -> Batch:
+    def call(self, batch: Batch, row: int) -> Awaitable[Any]:
+        """Call the predicate with the value."""
+        return self.predicate(batch.values[row])
+
+    def made(self, batch: Batch, results: list[Any]) -> Batch:
         """Return what is kept, and on an upsert stream a DELETE for what is not."""
-        return keep(batch, await _await_each(self.name, self.predicate, batch))
+        return keep(batch, results)
 
 
 class AsyncFlatMap(AsyncOperator):
@@ -52,25 +67,26 @@ class AsyncFlatMap(AsyncOperator):
     def __init__(self, function: Callable[[Any], Awaitable[Iterable[Any]] | AsyncIterable[Any]]) -> None:
         super().__init__()
         _require_async(function, "FlatMap")
-        self._call = _collector(function) if isasyncgenfunction(function) else function
+        self._call: Callable[[Any], Any] = _collector(function) if isasyncgenfunction(function) else function
 
-    async def on_batch_async(self, batch: Batch) -> Batch:
+    async def call(self, batch: Batch, row: int) -> list[Any]:
+        """Call the function with the value."""
+        return listed(await self._call(batch.values[row]))
+
+    def made(self, batch: Batch, results: list[Any]) -> Batch:
         """Return the values in order, with the other columns of their rows."""
-        return flatten(batch, lists_of(self.name, batch, await _await_each(self.name, self._call, batch)))
+        return flatten(batch, results)
 
 
-async def _await_each(name: str, function: Callable[[Any], Any], batch: Batch) -> list[Any]:
-    live = live_rows(batch)
-    results: list[Any] = []
-    for index, value in enumerate(batch.values):
-        if live is not None and not live[index]:
-            results.append(None)
-            continue
-        try:
-            results.append(await function(value))
-        except Exception as error:
-            raise bad_record(name, batch, index, error) from error
-    return results
+def awaiting(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
+    """Return *function* as a coroutine function: a lambda that hands out a coroutine is none by itself."""
+    if is_async(function):
+        return function
+
+    async def call(value: Any) -> Any:
+        return await function(value)
+
+    return call
 
 
 def _collector(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[list[Any]]]:

@@ -8,9 +8,10 @@ When is it called?       ``open`` once, before anything else; then ``on_*`` in t
 How often?               Once for each batch and signal; after a restart a new object gets what followed the checkpoint.
 In what order?           Sequence order. All operators of a stage see a signal in the plan's order, upstream first, and
                          what one emits at a signal reaches the next before the signal does.
-May it block?            No. An operator with ``on_batch_async`` instead of ``on_batch`` is awaited; the plan puts it
-                         at the head of a stage.
-What follows an error?   The region goes back to its last checkpoint and runs again; an error is never swallowed.
+May it block?            No. What awaits a function for each row is an AsyncOperator (flow/async_calls.py); the plan
+                         puts it at the head of a stage, which goes on meanwhile.
+What follows an error?   The region goes back to its last checkpoint and runs again, unless the operator's error policy
+                         says to leave the record out (flow/dead_letters.py). It is never swallowed.
 
 What must survive is held in the ``stores`` that ``open`` creates from its context (durable/state.py): they freeze at
 the barrier, encode between batches and hand over. An operator has nothing to do for it but to keep its state there.
@@ -20,15 +21,19 @@ Results at a signal come out in the order of (time, encoded key): never in the o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
-from streamactors.core.batch import Batch
+from streamactors.core.batch import Batch, Kind, Window
 from streamactors.core.errors import BadRecord, RecordPlace
+from streamactors.core.ports import Clock
 from streamactors.core.times import MIN_TIME
+
+from .dead_letters import OnError, dead_letter
 
 if TYPE_CHECKING:
     from streamactors.durable.state import KeyedState, OperatorRow
@@ -58,6 +63,12 @@ class OperatorContext:
     watermark: int = MIN_TIME
     """The region's watermark at the checkpoint from which we start."""
 
+    clock: Clock | None = None
+    """The port: for what awaits."""
+
+    random: Random | None = None
+    """The port: for jitter, never for a result."""
+
 
 class Operator:
     """A step of a chain. See the module's header for the contract; this one passes everything on."""
@@ -67,9 +78,12 @@ class Operator:
         self.emit: Emit = nowhere
         self.emit_late: Emit = nowhere
         self.emit_final: Emit = nowhere
+        self.emit_dead: Emit = nowhere
+        self.on_error = OnError.FAIL
         self.records_in = 0
         self.records_out = 0
         self.late_records = 0
+        self.refused_records = 0  # left out, because they could not be handled
 
     def open(self, context: OperatorContext) -> None:
         """Take the context: called once, before anything else."""
@@ -77,7 +91,52 @@ class Operator:
 
     def connect(self, output: str, emit: Emit) -> None:
         """Let *emit* take what is given on *output*."""
-        setattr(self, {"out": "emit", "late": "emit_late", "final": "emit_final"}[output], emit)
+        outputs = {"out": "emit", "late": "emit_late", "final": "emit_final", "dead": "emit_dead"}
+        setattr(self, outputs[output], emit)
+
+    def taking(self) -> Emit:
+        """Return what takes a batch: ``on_batch``, with an error policy around the rows that it can't handle."""
+        return self.on_batch if self.on_error is OnError.FAIL else self._take_tolerantly
+
+    def _take_tolerantly(self, batch: Batch) -> None:
+        """
+        Let ``on_batch`` take the rows that it can handle.
+
+        It must do nothing before it raises: the rows before the bad one are given again, then those behind it.
+        Cost: nothing while all goes well; a second call of the function for up to a batch of rows before each bad one.
+        """
+        rest = batch
+        while rest.values:
+            try:
+                self.on_batch(rest)
+            except BadRecord as bad:
+                if bad.row is None or bad.operator != self.name:  # of an operator behind this one
+                    raise
+                row = bad.row
+                self._take_tolerantly(rest.slice(0, row))
+                self.refuse(bad, rest, row)
+                self._take_back(rest.slice(row, row + 1))
+                rest = rest.slice(row + 1, len(rest))
+            else:
+                return
+
+    def _take_back(self, row: Batch) -> None:
+        """Delete what went before a row of an upsert stream that is left out; a FINAL one is the only one of its key."""
+        if row.kinds is not None and row.kinds[0] not in (Kind.DELETE, Kind.FINAL):
+            self.on_batch(row.replace(values=[None], kinds=[Kind.DELETE]))
+
+    @property
+    def next_window(self) -> Window | None:
+        """The window that it fires next, of those that hold something; None where there is none. For status."""
+        return None
+
+    def refuse(self, bad: BadRecord, batch: Batch, row: int) -> None:
+        """Treat a row that can't be handled as the error policy says: raise, or leave it out."""
+        if self.on_error is OnError.FAIL:
+            raise bad
+        self.refused_records += 1
+        if self.on_error is OnError.DEAD_LETTER:
+            self.emit_dead(dead_letter(bad, batch, row))
 
     def on_batch(self, batch: Batch) -> None:
         """Handle the records of one piece; the watermark is constant inside it."""
@@ -91,14 +150,6 @@ class Operator:
 
     def on_flush(self) -> None:
         """A bounded run ends: show early what is held, purge nothing."""
-
-
-class AsyncOperator(Operator):
-    """An operator whose work is awaited, one batch at a time: at the head of its stage."""
-
-    async def on_batch_async(self, batch: Batch) -> Batch:
-        """Return what the chain behind this operator shall see of *batch*."""
-        raise NotImplementedError
 
 
 def counted_in(operator: Operator, take: Emit) -> Emit:
@@ -137,7 +188,13 @@ def bad_record(name: str, batch: Batch, index: int, error: Exception) -> BadReco
     # An error inside C code (``int``, ``+``) has our own loop as its last frame; that line would tell the user nothing.
     if trace is not None and (file := Path(trace.tb_frame.f_code.co_filename)).parent != _HERE:
         code = f" (in {file.name}:{trace.tb_lineno})"
-    return BadRecord(name, place_of(batch, index), batch.values[index], f"{type(error).__name__}: {error}{code}")
+    return BadRecord(name, place_of(batch, index), batch.values[index], f"{type(error).__name__}: {error}{code}", index)
+
+
+def in_rows(bad: BadRecord, rows: Sequence[int]) -> BadRecord:
+    """Return *bad*, which was raised over some rows of a batch, as an error of the batch."""
+    bad.row = None if bad.row is None else rows[bad.row]
+    return bad
 
 
 def call_each(name: str, function: Callable[..., Any], batch: Batch, *columns: Iterable[Any]) -> list[Any]:

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from streamactors.core.batch import Batch, Kind
-from streamactors.core.errors import PipelineError
+from streamactors.core.errors import BadRecord, PipelineError
 
 from .aggregates import Aggregate
-from .operator import AsyncOperator, Operator, OperatorContext, bad_record
+from .async_calls import AsyncOperator
+from .operator import Operator, OperatorContext, bad_record
 from .piece import Piece
 from .selectors import is_async, name_of, require_plain
 from .user_state import ATOMS, StateForm, fit_64_bits
@@ -121,25 +122,32 @@ class AsyncMapWithState(AsyncOperator):
         self.shape = "map_with_state"
         self._form = StateForm(state_type)
         self._state: KeyedState
+        self._states: dict[Any, Any] = {}  # of the batch that is under way
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""
         super().open(context)
         self._state = context.keyed_state("map_with_state")
 
-    async def on_batch_async(self, batch: Batch) -> Batch:
-        """Return the result of each record."""
-        states, form = _fetch(self._state, batch), self._form
-        results: list[Any] = []
-        for key, value in zip(batch.keys or [], batch.values, strict=True):
-            try:
-                result, state = await self.function(value, form.unpack(states[key]))
-                states[key] = form.pack(state)
-            except Exception as error:
-                raise _explained(self, batch, len(results), error) from error
-            results.append(result)
-        _store(self._state, states, self.name)
+    async def call(self, batch: Batch, row: int) -> Any:
+        """Return the result of a record, and keep the state for the next one."""
+        if row == 0:
+            self._states = _fetch(self._state, batch)
+        assert batch.keys is not None, "a function with state needs keys"
+        key = batch.keys[row]
+        result, state = await self.function(batch.values[row], self._form.unpack(self._states[key]))
+        packed = self._form.pack(state)
+        _store(self._state, {key: packed}, self.name)
+        self._states[key] = packed
+        return result
+
+    def made(self, batch: Batch, results: list[Any]) -> Batch:
+        """Return the results under the old keys."""
         return batch.replace(values=results, windows=None, kinds=None)
+
+    def explained(self, batch: Batch, row: int, error: Exception) -> BadRecord:
+        """Say what should have been returned, if that is what is wrong."""
+        return _explained(self, batch, row, error)
 
 
 def _fetch(state: KeyedState, batch: Batch) -> dict[Any, Any]:
@@ -158,10 +166,12 @@ def _store(state: KeyedState, states: dict[Any, Any], name: str) -> None:
     state.put_many(None, states)
 
 
-def _explained(operator: Operator, batch: Batch, row: int, error: Exception) -> Exception:
+def _explained(operator: Operator, batch: Batch, row: int, error: Exception) -> BadRecord:
     """Return the BadRecord for *error*; one of unpacking says what should have been returned."""
     trace = error.__traceback__
-    ours = trace is not None and trace.tb_next is None  # raised in our own frame: not by the function
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    ours = trace is not None and trace.tb_frame.f_code.co_filename == __file__  # not raised by the function
     if ours and "unpack" in str(error):
         error = TypeError(f"the function must return (result, new state), and {error}")
     return bad_record(operator.name, batch, row, error)

@@ -13,8 +13,12 @@ The life of a barrier here, in the order of the code:
     5. handed over to the coordinator; the stage never waits for the disk
     6. ``committed``: the frozen memtables are known to be durable and become cache
 
-  (D1) The stage takes no message unless all its outputs have room; then everything that the message makes the chain
-       emit is put, without waiting in between. Only the order of the sequence keeps a channel unread.
+  (D1) The stage begins no number of the sequence unless all its outputs have room; then everything that its messages
+       make the chain emit is put, without waiting in between. Only the order of the sequence keeps a channel unread.
+
+A chain whose head awaits a function (flow/async_calls.py) takes messages ahead: calls begin when a message is taken,
+and the rest of the chain sees it when it may leave, in the order of the sequence. The stage never waits inside such a
+call: a barrier that stands behind calls in flight waits with the messages, and not this actor.
 
 If we crash: state in memory is gone with the messages that made it; both come again from the checkpoint's position.
 """
@@ -25,6 +29,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from streamactors.core.batch import Batch
 from streamactors.core.keys import CanonicalKey, encode_key, key_group
@@ -37,7 +42,9 @@ from streamactors.durable.store import Delta
 from streamactors.engine.actor import Actor
 from streamactors.engine.mailbox import Channel, SequenceMerge
 
-from .operator import AsyncOperator, Emit, Operator
+from .async_calls import AsyncOperator
+from .in_flight import Answered
+from .operator import Emit, Operator
 
 _MEASURE_SECONDS = 0.05
 """Busy time after which a stage tells its senders anew how much it can handle."""
@@ -47,6 +54,20 @@ _PART_CACHE_MAX = 200_000
 
 HandOver = Callable[[str, int, list[Delta]], None]
 """(stage, epoch, what changed)"""
+
+
+class Outlet(Protocol):
+    """Takes output out of the region, at the pace of its target."""
+
+    on_room: Callable[[], None]
+    """Called when there is room again."""
+
+    records_max: int
+    """Records that may wait in it."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the stage may handle another message."""
 
 
 @dataclass
@@ -63,6 +84,9 @@ class Chain:
     durables: list[Durable] = field(default_factory=list)
     """What the operators keep that must survive."""
 
+    outlets: list[Outlet] = field(default_factory=list)
+    """Where the chain's output leaves the region at once."""
+
 
 class Stage(Actor):
     """Run a chain. See the module's header."""
@@ -77,29 +101,50 @@ class Stage(Actor):
         self.press: Callable[[], None] = lambda: None
         """Called when what is not durable yet has reached a limit."""
 
+        self.handled = 0
+        """The sequence number up to which everything was handled."""
+
         self._chain = chain
         self._clock = clock
         self._interval = interval  # seconds between checkpoints: what a mailbox may hold
         self._merge: SequenceMerge | None = None
         self._head = chain.operators[0] if chain.operators and isinstance(chain.operators[0], AsyncOperator) else None
-        self._messages: deque[Batch | Signal] = deque()  # of the sequence number that is being handled
+        if self._head is not None:
+            self._head.wake = self.wake
+        self._messages: deque[tuple[int, Batch | Signal]] = deque()  # of the sequence number that is being handled
         self._encoding: tuple[int, list[Durable]] | None = None
         self._committed: list[int] = []
         self._ending = False
         self._unyielded = 0
         self._busy = 0.0
         self._busy_records = 0
+        self._calling_since = 0.0  # when results left last, or calls began after a rest
         self._pace: int | None = None
+        for outlet in chain.outlets:
+            outlet.on_room = self.wake
 
     @property
     def operators(self) -> list[Operator]:
         """The operators that are fused here, upstream first."""
         return self._chain.operators
 
+    @property
+    def records_per_second(self) -> float | None:
+        """How much it handles while it is busy, when that is known."""
+        return None if self._pace is None else self._pace / self._interval
+
     def committed(self, epoch: int) -> None:
         """Say that *epoch* is durable; noted between two messages."""
         self._committed.append(epoch)
         self.wake()
+
+    async def run(self) -> None:
+        """Run to the end, or until told to stop; leave no call behind."""
+        try:
+            await super().run()
+        finally:
+            if self._head is not None:
+                await self._head.close()
 
     async def step(self) -> bool:
         """Handle one message, or encode one slice; False when there is neither."""
@@ -107,56 +152,82 @@ class Stage(Actor):
             self._note_committed()
         message = self._next()
         if message is not None:
-            await self._handle(message)
+            self._handle(message)
         encoded = self._encode_slice()
         if self._ending and self._encoding is None:
             self.stopping = True
         if message is None and not encoded:
             return False
-        await self._yield(len(message) if isinstance(message, Batch) else 0)
+        await self._yield(_rows_in(message))
         return True
 
-    def _next(self) -> Batch | Signal | None:
+    def _next(self) -> Batch | Answered | Signal | None:
         """Return the next message; promise what is known when there is none."""
         if self._merge is None:
             self._merge = SequenceMerge(self.inputs)
-        if not self._messages and all(channel.has_room for channel in self.outputs):
+        if self._head is not None:
+            return self._next_answered(self._head, self._merge)
+        if not self._messages and self._has_room:
             self._take_group(self._merge)
         if self._messages:
-            return self._messages.popleft()
+            self.sequence, message = self._messages.popleft()
+            return message
         self._advance(self._merge.progress)
         return None
 
-    def _take_group(self, merge: SequenceMerge) -> None:
+    def _next_answered(self, head: AsyncOperator, merge: SequenceMerge) -> Answered | Signal | None:
+        """Begin the calls that there is room for; return what may go on."""
+        if not head.in_flight.rows:
+            self._calling_since = self._clock.monotonic()
+        while head.in_flight.has_room and self._take_group(merge):
+            while self._messages:
+                head.take(*self._messages.popleft())
+        left = head.leave(self.sequence, room=self._has_room)
+        if left is None:
+            passed = head.in_flight.passed
+            self._advance(merge.progress if passed is None else passed)
+            return None
+        self.sequence, message = left
+        return message
+
+    @property
+    def _has_room(self) -> bool:
+        return all(to.has_room for to in self.outputs) and all(to.has_room for to in self._chain.outlets)
+
+    def _take_group(self, merge: SequenceMerge) -> bool:
         group = merge.next()
         if group is None:
-            return
-        self.sequence = group.sequence
+            return False
         for batches in group.batches:
             # Parts of one piece meet again here. By channel alone, their order would show where it was cut (T2).
-            self._messages.extend(batches if len(self.inputs) == 1 else Batch.interleave(batches))
+            messages = batches if len(self.inputs) == 1 else Batch.interleave(batches)
+            self._messages.extend((group.sequence, message) for message in messages)
         if group.signal is not None:
-            self._messages.append(group.signal)
+            self._messages.append((group.sequence, group.signal))
+        return True
 
-    async def _handle(self, message: Batch | Signal) -> None:
-        if isinstance(message, Batch):
-            await self._on_batch(message)
+    def _handle(self, message: Batch | Answered | Signal) -> None:
+        if isinstance(message, Batch | Answered):
+            self._on_rows(message)
         else:
             self._on_signal(message)
-        if not self._messages:
+        passed = None if self._head is None else self._head.in_flight.passed
+        if passed is not None:  # more may leave with this number
+            self._advance(passed)
+        elif not self._messages:
             self._advance(self.sequence)
 
-    async def _on_batch(self, batch: Batch) -> None:
-        started = self._clock.monotonic()
-        if self._head is not None:
-            self._head.records_in += len(batch)
-            result = await self._head.on_batch_async(batch)
-            if result.values:
-                self._head.emit(result)
-        else:
+    def _on_rows(self, rows: Batch | Answered) -> None:
+        if isinstance(rows, Batch):
+            started = self._clock.monotonic()
             for entry in self._chain.entries:
-                entry(batch)
-        self._measure(len(batch), self._clock.monotonic() - started)
+                entry(rows)
+            self._measure(len(rows), self._clock.monotonic() - started)
+        else:
+            assert self._head is not None, f"{self.name}: nobody was called, and {len(rows.batch)} rows have answered"
+            self._head.pass_on(rows)
+            since, self._calling_since = self._calling_since, self._clock.monotonic()
+            self._measure(len(rows.batch), self._calling_since - since)
         if any(durable.full for durable in self._chain.durables):
             self.press()
 
@@ -207,6 +278,7 @@ class Stage(Actor):
                 durable.committed(epoch)
 
     def _advance(self, sequence: int) -> None:
+        self.handled = sequence
         for channel in self.outputs:
             channel.advance(sequence)
 
@@ -217,7 +289,7 @@ class Stage(Actor):
         if self._busy >= _MEASURE_SECONDS:
             self._pace = int(self._busy_records / self._busy * self._interval)
             self._busy, self._busy_records = 0.0, 0
-        bounds = [channel.records_max for channel in self.outputs]
+        bounds = [to.records_max for to in self.outputs] + [to.records_max for to in self._chain.outlets]
         if self._pace is not None:
             bounds.append(self._pace)
         if bounds:
@@ -230,6 +302,12 @@ class Stage(Actor):
         if self._unyielded >= BATCH_RECORDS_MAX:
             self._unyielded = 0
             await asyncio.sleep(0)
+
+
+def _rows_in(message: Batch | Answered | Signal | None) -> int:
+    if isinstance(message, Answered):
+        return len(message.batch)
+    return len(message) if isinstance(message, Batch) else 0
 
 
 def _nobody(stage: str, epoch: int, _deltas: list[Delta]) -> None:

@@ -4,8 +4,21 @@ import pytest
 
 from benchmarks import run
 
+WORKLOADS = [
+    "windowed",
+    "order",
+    "sliding",
+    "stateless",
+    "words",
+    "async_calls",
+    "epochs",
+    "guarantees",
+    "start",
+    "latency",
+]
 
-@pytest.mark.parametrize("workload", ["windowed", "order", "stateless", "words", "epochs", "start", "latency"])
+
+@pytest.mark.parametrize("workload", WORKLOADS)
 def test_a_workload_runs_and_its_sides_agree(workload, tmp_path, capsys):
     """Unequal outputs, or a process that fails, end the run with SystemExit."""
     run.main([workload, "--quick", "--cache", str(tmp_path)])

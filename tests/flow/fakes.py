@@ -6,10 +6,13 @@ do, so that a tuple comes back as a list.
 
 from __future__ import annotations
 
+from random import Random
+
 from streamactors.core.codec import decode_value, encode_value
 from streamactors.core.keys import decode_key, encode_key
 from streamactors.core.limits import ENCODE_SLICE_ENTRIES
 from streamactors.core.times import MIN_TIME
+from streamactors.durable.realtime import RealClock
 from streamactors.durable.state import KeyedState, OperatorRow
 from streamactors.durable.store import Checkpoint, Store
 from streamactors.flow.operator import OperatorContext
@@ -77,7 +80,7 @@ class Part:
         return self.rows.setdefault(name, DictRow())
 
     def context(self, watermark=MIN_TIME):
-        return OperatorContext("job/op[0]", self.state, self.row, watermark)
+        return OperatorContext("job/op[0]", self.state, self.row, watermark, RealClock(), Random(0))
 
     def checkpoint(self):
         """Note what a restart goes back to."""
@@ -117,7 +120,7 @@ class StoredPart:
         return self.rows.setdefault(name, OperatorRow(self.store, "rows", name))
 
     def context(self, watermark=MIN_TIME):
-        return OperatorContext("job/op[0]", self.state, self.row, watermark)
+        return OperatorContext("job/op[0]", self.state, self.row, watermark, RealClock(), Random(0))
 
     def checkpoint(self):
         self.epoch += 1
