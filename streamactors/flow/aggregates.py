@@ -49,6 +49,9 @@ class Aggregate(ABC):
     shape: str
     """What it computes, in words that a plan shows and that a stored checkpoint is compared with."""
 
+    unmergeable: str = ""
+    """The shape of what can't be merged; empty where all can."""
+
     def filled(self, held: list[Any]) -> list[Any]:
         """Return *held* with ``zero`` where a key has no accumulator."""
         zero = self.zero
@@ -61,9 +64,6 @@ class Aggregate(ABC):
     @abstractmethod
     def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
         """Return, for each pair, the accumulator of the records of both; those of *older* are in earlier panes."""
-
-    def require_merge(self) -> None:  # noqa: B027 - most can be merged
-        """Refuse an aggregate that can't be merged; asked where windows overlap."""
 
     @abstractmethod
     def fold_each(self, accs: Accs, piece: Piece) -> list[Any]:
@@ -261,6 +261,7 @@ class Custom(Aggregate):
                 require_plain(f"the {role} function of aggregate()", function)
         self._form, self._add, self._result, self._merge = StateForm(state_type), add, result, merge
         self.shape = shape or f"aggregate({name_of(add)})"
+        self.unmergeable = self.shape if merge is None else ""
         try:
             self.zero = self._form.pack(initial)
         except Exception as error:
@@ -292,18 +293,10 @@ class Custom(Aggregate):
             raise TypeError(f"{self.shape} returned None, which means that there is no state. Return 0, '' or []")
         return new
 
-    def require_merge(self) -> None:
-        """Refuse a fold that was given no merge function."""
-        if self._merge is None:
-            raise PipelineError(
-                f"{self.shape} can't be merged, and windows that overlap are put together from panes. Give "
-                "aggregate(..., merge=function of two accumulators)."
-            )
-
     def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
         """Call the merge function."""
         function, pack, unpack = self._merge, self._form.pack, self._form.unpack
-        assert function is not None, f"{name}: require_merge() was not asked"
+        assert function is not None, f"{name}: {self.unmergeable} should have been refused"
 
         def both(old: Any, new: Any) -> Any:
             merged = pack(function(unpack(old), unpack(new)))
@@ -355,6 +348,7 @@ class Several(Aggregate):
                 raise PipelineError(f"aggregate({name}=...) must be an aggregate such as count(), got {part!r}.")
         self._names, self._parts = tuple(parts), tuple(parts.values())
         self.zero = tuple(part.zero for part in self._parts)
+        self.unmergeable = ", ".join(part.unmergeable for part in self._parts if part.unmergeable)
         self.shape = f"aggregate({', '.join(f'{name}={part.shape}' for name, part in parts.items())})"
 
     def fold(self, accs: Accs, piece: Piece) -> list[Any]:
@@ -366,11 +360,6 @@ class Several(Aggregate):
         """Let each part fold its own column, row by row."""
         parts = zip(self._parts, zip(*accs, strict=True), strict=True)
         return list(zip(*(part.fold_each(own, piece) for part, own in parts), strict=True))
-
-    def require_merge(self) -> None:
-        """Ask each part."""
-        for part in self._parts:
-            part.require_merge()
 
     def merge(self, older: Accs, newer: Accs, name: str) -> list[Any]:
         """Let each part merge its own columns."""

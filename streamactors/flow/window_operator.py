@@ -29,10 +29,10 @@ If we crash: all of it goes back to one epoch together. A result that was emitte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from streamactors.core.batch import Batch, Kind
+from streamactors.core.batch import Batch, Kind, Window
 from streamactors.core.errors import PipelineError
 from streamactors.core.keys import CanonicalKey, encode_key
 from streamactors.core.limits import BATCH_RECORDS_MAX
@@ -46,6 +46,8 @@ from .windows import Lifecycle, Phase, Windows
 
 if TYPE_CHECKING:
     from streamactors.durable.state import KeyedState, OperatorRow
+
+_NONE: frozenset[CanonicalKey] = frozenset()
 
 _STRAGGLERS_SHARE = 8
 """Up to one row in this many may be deleted from a copy of the columns; with more of them a full split is cheaper."""
@@ -81,8 +83,7 @@ class WindowOperator(Operator):
         assert outputs <= {"out", "final", "late"}, outputs
         if early_every is not None and early_every < 1:
             raise PipelineError(f"early results every {early_every} ms: give a period of at least 1 ms.")
-        if assigner.panes > 1:
-            aggregate.require_merge()
+        assert assigner.panes == 1 or not aggregate.unmergeable, aggregate.unmergeable
         self.assigner = assigner
         self.aggregate = aggregate
         self.lateness = lateness
@@ -103,6 +104,12 @@ class WindowOperator(Operator):
         windows = self.assigner
         slide = f"{windows.slide}, " if windows.slide != windows.size else ""
         return f"window({windows.size}, {slide}{windows.offset}) {self.aggregate.shape}"
+
+    @property
+    def next_window(self) -> Window | None:
+        """The window that fires next, of those that hold something."""
+        panes = self._life.open
+        return self.assigner.window(self._life.unfired(panes[0])[0]) if panes else None
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""
@@ -191,12 +198,16 @@ class WindowOperator(Operator):
         self._state.put_many(pane, accs)
         if self._panes is not None:
             self._panes.change(pane, accs)
-        if self._changed_state is not None and self._life.unfired(pane):
+        if self._changed_state is not None and not self._changed.get(pane, _NONE).issuperset(accs):
+            self._note_changed(pane, accs, self._changed_state)
+
+    def _note_changed(self, pane: int, keys: Iterable[CanonicalKey], state: KeyedState) -> None:
+        """Note that the open windows of a pane, if any, have something new to show for *keys*."""
+        if self._life.unfired(pane):
             changed = self._changed.setdefault(pane, set())
-            if not changed.issuperset(accs):
-                fresh = accs.keys() - changed
-                changed |= fresh
-                self._changed_state.put_many(pane, dict.fromkeys(fresh, True))
+            fresh = set(keys) - changed
+            changed |= fresh
+            state.put_many(pane, dict.fromkeys(fresh, True))
 
     def _correct(self, batch: Batch, panes: list[int]) -> None:
         """Re-fire each row's fired windows for its key, row by row: one piece over all panes, keyed by (pane, key)."""

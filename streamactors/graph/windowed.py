@@ -81,8 +81,13 @@ class WindowedStream(Generic[T]):
         return self._compute(agg.reduce_(function, state_type=struct_or_none(self._stream.shape.type)))
 
     def _compute(self, aggregate: agg.Aggregate) -> Results[Any]:
-        if self._windows.panes > 1:
-            aggregate.require_merge()
+        if self._windows.panes > 1 and aggregate.unmergeable:
+            raise refuse(
+                "window",
+                caller(),
+                f"{self._windows} puts windows together from panes, and {aggregate.unmergeable} can't be merged.",
+                "Give aggregate(..., merge=function), which makes one accumulator of two.",
+            )
         stream, early, lateness = self._stream, None if self._only_final else self._early, self._lateness
         build = partial(WindowOperator, self._windows, aggregate, lateness=lateness, early_every=early)
         detail = f"{self._windows}, {aggregate}, lateness {shown(lateness)}"

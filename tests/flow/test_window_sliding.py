@@ -280,12 +280,6 @@ def test_durations_are_written_as_anywhere():
     assert Sliding("1h", "1min") == Sliding(3_600_000, 60_000)
 
 
-def test_a_fold_that_can_not_be_merged_is_refused_where_windows_overlap():
-    fold = several(n=count(), own=aggregate(0, lambda acc, value: acc + value))
-    with pytest.raises(PipelineError, match=r"aggregate\(.*can't be merged.*merge="):
-        WindowOperator(Sliding(10, 5), fold)
-
-
 def test_an_error_in_a_merge_names_the_operator_and_both_accumulators():
     driver = sliding({"size": 10, "slide": 5}, max_)
     driver.batch(Batch([1, "a"], [1, 6], ["k", "k"]))
