@@ -21,7 +21,7 @@ from zlib import crc32
 import msgspec
 
 from streamactors.core.batch import Batch
-from streamactors.core.connectors import Payload, Replay, Stamp, World
+from streamactors.core.connectors import Payload, Replay, Stamp, Undecodable, World
 from streamactors.core.errors import BadRecord, RecordPlace, UsageError
 from streamactors.core.keys import CanonicalKey, plain_key
 from streamactors.core.limits import APPEND_RECORDS_MAX, BATCH_BYTES_MAX, PENDING_CHUNK_BYTES
@@ -109,7 +109,10 @@ class _TopicReader:
         first, end = chunks[0].first, chunks[-1].end
         origin = _TopicOrigin(self._source, self._partition, chunks)
         size = sum(chunk.size for chunk in chunks)
-        return Batch(self._values(chunks), offsets=range(first, end), origin=origin, bytes=size), end
+        values = self._lines(chunks)
+        if values is None:
+            values = self._one_by_one(chunks, origin, end, size)
+        return Batch(values, offsets=range(first, end), origin=origin, bytes=size), end
 
     async def wait(self) -> None:
         await self._reader.wait()
@@ -117,23 +120,38 @@ class _TopicReader:
     async def close(self) -> None:
         await self._reader.close()
 
-    def _values(self, chunks: list[Chunk]) -> list[Any]:
-        if self._decode_lines is not None and all(chunk.lines for chunk in chunks):
-            blob = chunks[0].blob if len(chunks) == 1 else b"".join([chunk.blob for chunk in chunks])
-            try:
-                values = self._decode_lines(blob)
-            except msgspec.DecodeError:
-                values = []  # one by one, to name the record
-            if len(values) == chunks[-1].end - chunks[0].first:
-                return values
-        return [self._one(value, chunk, index) for chunk in chunks for index, value in enumerate(chunk.values())]
-
-    def _one(self, value: bytes, chunk: Chunk, index: int) -> Any:
+    def _lines(self, chunks: list[Chunk]) -> list[Any] | None:
+        """Return the values in one call of the line decoder; None when they are no lines, or not all can be decoded."""
+        if self._decode_lines is None or not all(chunk.lines for chunk in chunks):
+            return None
+        blob = chunks[0].blob if len(chunks) == 1 else b"".join([chunk.blob for chunk in chunks])
         try:
-            return self._decode(value)
-        except msgspec.DecodeError as error:
-            place = RecordPlace(self._source, self._partition, chunk.first + index)
-            raise BadRecord(f"topic {self._source}", place, value, f"{type(error).__name__}: {error}") from error
+            values = self._decode_lines(blob)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return values if len(values) == chunks[-1].end - chunks[0].first else None
+
+    def _one_by_one(self, chunks: list[Chunk], origin: _TopicOrigin, end: int, size: int) -> list[Any]:
+        """Return the values, or raise Undecodable with those that can be decoded."""
+        values: list[Any] = []
+        offsets: list[int] = []
+        bad: list[tuple[BadRecord, Batch]] = []
+        for chunk in chunks:
+            for offset, value in enumerate(chunk.values(), chunk.first):
+                try:
+                    values.append(self._decode(value))
+                    offsets.append(offset)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    bad.append(self._bad(bytes(value), offset, origin, error))
+        if bad:
+            raise Undecodable(Batch(values, offsets=offsets, origin=origin, bytes=size), end, bad)
+        return values
+
+    def _bad(self, value: bytes, offset: int, origin: _TopicOrigin, error: Exception) -> tuple[BadRecord, Batch]:
+        place = RecordPlace(self._source, self._partition, offset)
+        bad = BadRecord(f"topic {self._source}", place, value, f"{type(error).__name__}: {error}", 0)
+        bad.__cause__ = error
+        return bad, Batch([value], offsets=[offset], origin=origin)
 
 
 class _TopicOrigin:
@@ -236,11 +254,12 @@ class _TopicWriter:
         if not batch.values:
             return self._bytes
         if len(self._pieces) == 1:
-            self._add(0, batch.values, batch.keys)
+            made = {0: self._columns(batch)}
         else:
-            for partition, rows in self._rows_by_partition(batch).items():
-                piece = batch.take(rows)
-                self._add(partition, piece.values, piece.keys)
+            made = {part: self._columns(batch.take(rows)) for part, rows in self._rows_by_partition(batch).items()}
+        for partition, (column, keys) in made.items():  # all could be encoded
+            self._pieces[partition].append((column, keys))
+            self._bytes += len(column.blob) + (0 if keys is None else len(keys.blob))
         return self._bytes
 
     def take(self) -> list[Payload]:
@@ -256,11 +275,8 @@ class _TopicWriter:
         self._bytes = 0
         return payloads
 
-    def _add(self, partition: int, values: list[Any], keys: list[CanonicalKey] | None) -> None:
-        column = self._column(values)
-        key_column = None if keys is None else _key_column(keys)
-        self._pieces[partition].append((column, key_column))
-        self._bytes += len(column.blob) + (0 if key_column is None else len(key_column.blob))
+    def _columns(self, batch: Batch) -> tuple[Column, Column | None]:
+        return self._column(batch.values), None if batch.keys is None else _key_column(batch.keys)
 
     def _column(self, values: list[Any]) -> Column:
         kinds = {type(values[0])}

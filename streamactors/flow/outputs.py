@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from streamactors.core.batch import Batch, Kind
+from streamactors.core.errors import BadRecord
 from streamactors.core.keys import canonical_key, plain_key
 from streamactors.durable.views import ViewBuffer
 
-from .operator import Operator
+from .operator import Emit, Operator, place_of
 
 
 class ViewOperator(Operator):
@@ -41,6 +42,20 @@ class SinkOperator(Operator):
         super().__init__()
         self._write = write
 
+    def taking(self) -> Emit:
+        """Return ``on_batch``: it finds the rows that can't be written itself."""
+        return self.on_batch
+
     def on_batch(self, batch: Batch) -> None:
-        """Take the batch."""
-        self._write(batch)
+        """Take the batch; a writer that refuses it has taken nothing of it."""
+        try:
+            self._write(batch)
+        except BadRecord as bad:
+            if len(batch) == 1:
+                reason = f"{bad.operator}: {bad.reason}"
+                self.refuse(BadRecord(self.name, place_of(batch, 0), batch.values[0], reason, 0), batch, 0)
+                self._take_back(batch)
+                return
+            half = len(batch) // 2  # until the row is found: a writer need not know which one it was
+            self.on_batch(batch.slice(0, half))
+            self.on_batch(batch.slice(half, len(batch)))

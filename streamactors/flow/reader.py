@@ -5,47 +5,27 @@ over batches that are ready. A reader decides nothing: it holds at most READ_AHE
 
 Event time is assigned here and nowhere later, because the sequencer cuts by it. Operators that the pipeline puts before
 ``event_time`` (parsing, filtering) therefore run here as well.
+
+What is taken from a source that keeps records until they are safe is acknowledged here, when the coordinator says so.
+Such a source stays open behind the last barrier of a run, until the last checkpoint is durable: else it would give
+again, to whoever comes next, all that this one holds.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from operator import countOf
-from typing import Any
-
 from streamactors.core.batch import Batch
-from streamactors.core.connectors import SourceReader
+from streamactors.core.connectors import AcknowledgingReader, EndOfInput, SourceReader, Undecodable
 from streamactors.core.limits import READ_AHEAD_BATCHES
 from streamactors.core.ports import Clock
-from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.engine.actor import Actor
 
-from .operator import AsyncOperator, Operator, bad_record
-from .selectors import Selector, column, known_type
+from .async_calls import AsyncOperator
+from .operator import Operator
 from .sequencing import Head, PartitionId
-
-
-@dataclass(frozen=True, slots=True)
-class EventTime:
-    """When a record happened, and what the source promises about the order."""
-
-    selector: Selector
-    """Field or function that gives event time as int ms since the epoch, UTC."""
-
-    disorder_ms: int
-    """A record comes at most this much event time after a later one of its partition, or it may be late."""
-
-    idle_after_ms: int | None
-    """A partition that had nothing for so long leaves the watermark's minimum. None: never."""
-
-    of: Any = None
-    """Type of all values that the selector is given, where a decoder has made sure of it."""
-
-    pace_when_idle: bool = True
-    """When all partitions are idle, event time goes on with the clock, so that the last window closes."""
 
 
 class Reader(Actor):
@@ -59,52 +39,83 @@ class Reader(Actor):
         *,
         start: int,
         end: int | None,
+        decoding: Operator,
         chain: Sequence[Operator],
-        event_time: EventTime | None,
         batch_records: int,
         clock: Clock,
     ) -> None:
+        """
+        Describe the reader.
+
+        Args:
+            name, partition, source, start: What is read, and from where.
+
+            end: Where a bounded run stops.
+
+            decoding: Stands for the source's decoder: its name, its error policy, its count.
+
+            chain: Operators that the batches go through before they are sequenced; the last one assigns event time.
+
+            batch_records, clock: As for the sequencer.
+        """
         super().__init__(name)
         self.partition = partition
         self.notify: Callable[[], None] = _nobody
         self.quiet_since: float | None = None
         """Monotonic time since which the reader has waited at the durable end, with all it had read taken."""
 
+        self.acknowledges_at_once = False
+        """Whether what is read need never come again: at-most-once."""
+
         self._source = source
+        self._acknowledging = source if isinstance(source, AcknowledgingReader) else None
         self._offset = start  # of the next record to read
-        self._end = end  # where a bounded run stops
+        self._end = end  # where a bounded run stops, as soon as it is known
+        self._taken = start  # offset behind what the sequencer was given
+        self._acknowledged = start
+        self._leaving = False  # the sequencer takes no more
         self._chain = list(chain)
-        self._event_time = event_time
-        self._times = column(event_time.selector, event_time.of) if event_time is not None else None
-        self._times_are_int = event_time is not None and known_type(event_time.selector, event_time.of) is int
         self._batch_records = batch_records
         self._clock = clock
         self._ready: deque[Head] = deque()
         self._waiting: asyncio.Task[None] | None = None
         self._output: list[Batch] = []
-        for operator in self._chain:
-            operator.emit = self._output.append
+        self._dead: list[Batch] = []  # of the batch that is being prepared
+        self._decoding = decoding
+        self._takes = [operator.taking() for operator in self._chain]
+        for operator in [decoding, *self._chain]:
+            operator.emit, operator.emit_dead = self._output.append, self._dead.append
 
     @property
     def exhausted(self) -> bool:
         """Whether a bounded run has nothing more to take from here."""
-        return self._end is not None and self._offset >= self._end and not self._ready
+        return self._at_end and not self._ready
+
+    @property
+    def operators(self) -> list[Operator]:
+        """What is done before a record gets its place in the sequence, upstream first."""
+        return self._chain
 
     @property
     def end(self) -> int:
         """The offset behind the source's last durable record."""
         return self._source.end()
 
+    @property
+    def refused(self) -> int:
+        """Records that were left out before they were sequenced, in this attempt."""
+        return sum(operator.refused_records for operator in [self._decoding, *self._chain])
+
     def head(self) -> Head | None:
         """Return what comes next here; a Head without a batch while it is being read; None when there is nothing."""
         if self._ready:
             return self._ready[0]
-        if self._end is not None and self._offset >= self._end:
+        if self._at_end:
             return None
         return Head(batch=None) if self._source.end() > self._offset else None
 
-    def take(self, records: int) -> tuple[Batch, int]:
-        """Remove up to *records* rows of the head; return them and the offset behind them.
+    def take(self, records: int) -> tuple[Batch, int, Batch | None]:
+        """Remove up to *records* rows of the head; return them, the offset behind them, and dead letters from before it.
 
         Rows that came from one source record stay together, because positions and the journal count source records.
         """
@@ -117,9 +128,26 @@ class Reader(Actor):
         if cut >= len(batch):
             self._ready.popleft()
             self.wake()
-            return batch, head.end
-        self._ready[0] = Head(batch.slice(cut, len(batch)), head.end)
-        return batch.slice(0, cut), batch.offsets[cut]
+            self._taken = head.end
+            return batch, head.end, head.dead
+        self._taken = end = batch.offsets[cut]
+        dead, rest = _cut(head.dead, end)
+        self._ready[0] = Head(batch.slice(cut, len(batch)), head.end, rest)
+        return batch.slice(0, cut), end, dead
+
+    async def acknowledge(self, end: int) -> None:
+        """Tell the source, if it waits to hear it, that all below offset *end* is safe. Harmless for any other."""
+        if self._acknowledging is not None and end > self._acknowledged and not self.stopping:
+            await self._acknowledging.acknowledge(end)
+            self._acknowledged = end
+            if self._leaving:
+                self.leave()
+
+    def leave(self) -> None:
+        """Read no more, because nobody will take it; end when what was taken is acknowledged."""
+        self._leaving = True
+        if self._acknowledging is None or self._acknowledged >= self._taken:
+            self.stop()
 
     async def run(self) -> None:
         """Read until told to stop; then release the source."""
@@ -132,16 +160,13 @@ class Reader(Actor):
 
     async def step(self) -> bool:
         """Read one batch; False when there is no room, or nothing to read."""
-        if len(self._ready) >= READ_AHEAD_BATCHES or (self._end is not None and self._offset >= self._end):
+        if self._leaving or len(self._ready) >= READ_AHEAD_BATCHES:
             return False
-        if self._waiting is not None:
-            if not self._waiting.done():
-                self._note_quiet()
-                return False
-            self._waiting.result()
-            self._waiting = None
+        if self._at_end or not self._has_waited():
+            self._note_quiet()
+            return False
         end = self._source.end()
-        got = await self._source.read(self._batch_records)
+        got = await self._read()
         if got is None:
             self._offset = max(self._offset, end)  # retention has left nothing of what stood before the end
             self._wait()
@@ -149,8 +174,29 @@ class Reader(Actor):
         self.quiet_since = None
         batch, end = self._within_bounds(*got)
         self._offset = end
-        self._ready.append(Head(await self._prepare(batch), end))
+        if self.acknowledges_at_once:
+            await self.acknowledge(end)
+        self._ready.append(Head(await self._prepare(batch), end, self._take_dead(end)))
         self.notify()
+        return True
+
+    @property
+    def _at_end(self) -> bool:
+        return self._end is not None and self._offset >= self._end
+
+    def _has_waited(self) -> bool:
+        """Whether there may be more to read: nobody waits for it, or the wait is over and did not meet the end."""
+        if self._waiting is None:
+            return True
+        if not self._waiting.done():
+            return False
+        waited, self._waiting = self._waiting, None
+        try:
+            waited.result()
+        except EndOfInput:
+            self._end = self._offset
+            self.notify()
+            return False
         return True
 
     def _within_bounds(self, batch: Batch, end: int) -> tuple[Batch, int]:
@@ -171,33 +217,39 @@ class Reader(Actor):
             self.quiet_since = self._clock.monotonic()
 
     async def _prepare(self, batch: Batch) -> Batch:
-        for operator in self._chain:
+        for operator, take in zip(self._chain, self._takes, strict=True):
             self._output.clear()
             if isinstance(operator, AsyncOperator):
                 batch = await operator.on_batch_async(batch)
             else:
-                operator.on_batch(batch)
+                take(batch)
                 batch = Batch.join(self._output) if self._output else batch.slice(0, 0)
             if not batch.values:
                 return batch
-        if self._times is not None and batch.values:
-            batch = self._checked(batch.replace(timestamps=self._times(self.name, batch)))
         return batch
 
-    def _checked(self, batch: Batch) -> Batch:
-        """Refuse what is no time: a str or None would fail much later, at a place that says nothing."""
-        times = batch.timestamps or []
-        if self._times_are_int or countOf(map(type, times), int) == len(times):
-            least, greatest = batch.time_bounds
-            if least > MIN_TIME and greatest < MAX_TIME:
-                return batch
-        for index, time in enumerate(times):
-            if type(time) is not int:
-                reason = f"event time {time!r} is a {type(time).__name__}; give int milliseconds since the epoch"
-                raise bad_record(self.name, batch, index, TypeError(reason))
-            if not MIN_TIME < time < MAX_TIME:
-                raise bad_record(self.name, batch, index, ValueError(f"event time {time} is outside 64 bits"))
-        return batch
+    async def _read(self) -> tuple[Batch, int] | None:
+        """Read; what can't be decoded goes the way that the source's error policy says."""
+        try:
+            return await self._source.read(self._batch_records)
+        except Undecodable as found:
+            for bad, record in found.bad:
+                self._decoding.refuse(bad, record, 0)
+            return found.batch, found.end
+
+    def _take_dead(self, end: int) -> Batch | None:
+        """Return the dead letters of the batch that was prepared, in the order of their records."""
+        dead = sorted((letter for letter in self._dead if letter.offsets[0] < end), key=lambda one: one.offsets[0])
+        self._dead.clear()
+        return Batch.join(dead) if dead else None
+
+
+def _cut(dead: Batch | None, end: int) -> tuple[Batch | None, Batch | None]:
+    """Return the dead letters of records before offset *end*, and the others."""
+    if dead is None:
+        return None, None
+    at = bisect_left(dead.offsets, end)
+    return (dead.slice(0, at) if at else None), (dead.slice(at, len(dead)) if at < len(dead) else None)
 
 
 def _nobody() -> None:

@@ -114,7 +114,8 @@ def _field(field: str, name: str, batch: Batch) -> list[Any]:
     except (AttributeError, LookupError, TypeError) as error:
         index = len(batch.values) - length_hint(rows) - 1
         row = batch.values[index]
-        raise BadRecord(name, place_of(batch, index), row, f"it has no field {field!r}{_fields(row)}.") from error
+        reason = f"it has no field {field!r}{_fields(row)}."
+        raise BadRecord(name, place_of(batch, index), row, reason, index) from error
 
 
 def _getter(field: str, kind: type) -> Callable[[Any], Any]:

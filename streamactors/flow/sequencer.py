@@ -33,7 +33,8 @@ from streamactors.core.times import MIN_TIME
 from streamactors.engine.actor import Actor
 from streamactors.engine.mailbox import Channel
 
-from .reader import EventTime, Reader
+from .event_time import EventTime
+from .reader import Reader
 from .sequencing import Entry, Message, PartitionId, Sequencing, choose, joined
 
 CHUNK_OFFSETS = 65_536
@@ -64,6 +65,7 @@ class Sequencer(Actor):
         sequencing: Sequencing,
         readers: Sequence[Reader],
         outputs: Mapping[str, Sequence[Channel]],
+        dead: Mapping[str, Sequence[Channel]],
         *,
         clock: Clock,
         event_times: Mapping[str, EventTime | None],
@@ -87,7 +89,9 @@ class Sequencer(Actor):
         self.on_exhausted: Callable[[], None] = _nothing
         self._readers: dict[PartitionId, Reader] = {reader.partition: reader for reader in readers}
         self._outputs = {source: list(channels) for source, channels in outputs.items()}
-        self._channels = list(dict.fromkeys(channel for channels in outputs.values() for channel in channels))
+        self._dead = {source: list(channels) for source, channels in dead.items()}
+        channels = [*outputs.values(), *dead.values()]
+        self._channels = list(dict.fromkeys(channel for group in channels for channel in group))
         self._clock = clock
         self._event_times = event_times
         self._clock_period = clock_period
@@ -108,6 +112,13 @@ class Sequencer(Actor):
         return self.sequencing.position.sequence
 
     @property
+    def wanted(self) -> PartitionId | None:
+        """The partition that the journal which is followed reads from next; None where none is followed."""
+        if not self._guide or self._guide[0][0] != "read":
+            return None
+        return self._guide[0][1], self._guide[0][2]
+
+    @property
     def changed(self) -> bool:
         """Whether anything happened since the last barrier."""
         return bool(self.sequencing.journal) or self.sequence != self._cut_at
@@ -121,6 +132,13 @@ class Sequencer(Actor):
     def drain(self) -> None:
         """Number nothing more; event time does not move."""
         self._exhaust(())
+
+    def end(self) -> None:
+        """Say that nothing follows, and leave."""
+        self._send_all(self.sequencing.end())
+        self.stop()
+        for reader in self._readers.values():
+            reader.leave()
 
     async def step(self) -> bool:
         """Send one batch or what is due; False when nothing can be sent."""
@@ -137,7 +155,7 @@ class Sequencer(Actor):
 
     def _has_room(self, source: str) -> bool:
         """Whether a batch of *source* may be numbered (D1)."""
-        return all(channel.has_room for channel in self._outputs[source])
+        return all(channel.has_room for channel in [*self._outputs[source], *self._dead[source]])
 
     def _admit_next(self) -> bool:
         heads = {key: head for key, reader in self._readers.items() if (head := reader.head()) is not None}
@@ -164,12 +182,14 @@ class Sequencer(Actor):
     def _admit(self, key: PartitionId, records: int, until: int | None = None) -> None:
         outputs = self._outputs[key[0]]
         assert all(channel.has_room for channel in outputs), f"D1: {key} is numbered while an output of it is full"
-        batch, end = self._readers[key].take(records)
+        batch, end, dead = self._readers[key].take(records)
         if until is not None:  # the journal's range may end among records that a filter has dropped
             end = min(end, until)
         self.records += len(batch)
         for message in self.sequencing.admit(key, batch, end):
             self._send(message, outputs)
+        if dead is not None:
+            self._send(dead, self._dead[key[0]])
         self._paced_from = None
 
     def _follow(self, guide: deque[Entry]) -> bool:
@@ -249,10 +269,7 @@ class Sequencer(Actor):
         self._cut_at = self.sequence
         self.on_cut(barrier.epoch, msgspec.to_builtins(self.sequencing.position), self.sequencing.take_journal())
         if last:
-            self._send_all(self.sequencing.end())
-            self.stopping = True
-            for reader in self._readers.values():
-                reader.stop()  # nobody will take from it any more
+            self.end()
 
     def _send_all(self, messages: Iterable[Message]) -> None:
         for message in messages:

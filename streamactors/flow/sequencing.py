@@ -253,6 +253,7 @@ class Head(msgspec.Struct):
 
     batch: Batch | None  # None: they are still being read and decoded
     end: int = 0  # offset behind the batch
+    dead: Batch | None = None  # dead letters of the records that were read for it
 
 
 def choose(sequencing: Sequencing, heads: Mapping[PartitionId, Head], chunk: int) -> tuple[PartitionId, int] | None:

@@ -22,11 +22,12 @@ from typing import Any
 import msgspec
 
 from streamactors.core.batch import Batch, Kind
-from streamactors.core.errors import PipelineError
+from streamactors.core.errors import BadRecord, PipelineError
 from streamactors.core.keys import canonical_key, canonical_keys, plain_keys
 from streamactors.core.limits import BATCH_RECORDS_MAX
 
-from .operator import Emit, Operator, bad_record, call_each, nowhere
+from .dead_letters import OnError
+from .operator import Emit, Operator, bad_record, call_each, in_rows, nowhere
 from .selectors import Selector, column, known_type, require_plain
 
 
@@ -70,6 +71,10 @@ class FlatMap(Operator):
 
     def on_batch(self, batch: Batch) -> None:
         """Emit the values in order, in batches of the usual size."""
+        if self.on_error is not OnError.FAIL:  # all or nothing, so that it can go on without a row
+            made = flatten(batch, lists_of(self.name, batch, call_each(self.name, self.function, batch)))
+            emit_in_parts(self.emit, made)
+            return
         first = 0
         while first < len(batch):
             # So many rows as made a batch of values last time: what they make is used while the caches hold it.
@@ -122,8 +127,11 @@ class Split(Operator):
         self._emits: list[Emit] = [nowhere] * (len(predicates) + 1)
 
     def connect(self, output: str, emit: Emit) -> None:
-        """Let *emit* take what is given on *output*, a number."""
-        self._emits[int(output)] = emit
+        """Let *emit* take what is given on *output*; those of the predicates are numbers."""
+        if output.isdigit():
+            self._emits[int(output)] = emit
+        else:
+            super().connect(output, emit)
 
     def on_batch(self, batch: Batch) -> None:
         """Emit to each output its rows; on an upsert stream, a DELETE of the others."""
@@ -134,7 +142,10 @@ class Split(Operator):
         for number, predicate in enumerate(self._predicates):
             asked = batch if undecided is None else batch.take(undecided)
             rows = range(len(batch)) if undecided is None else undecided
-            verdicts = call_live(self.name, predicate, asked)
+            try:
+                verdicts = call_live(self.name, predicate, asked)
+            except BadRecord as bad:
+                raise in_rows(bad, rows)
             for row in compress(rows, verdicts):
                 outputs[row] = number
             undecided = [row for row, verdict in zip(rows, verdicts, strict=True) if not verdict]
@@ -215,7 +226,10 @@ def call_live(name: str, function: Callable[[Any], Any], batch: Batch) -> list[A
     """Return ``function(value)`` for each row, and None for the rows that are a DELETE."""
     live = live_rows(batch)
     called = batch if live is None else batch.select(live)
-    results = call_each(name, function, called)
+    try:
+        results = call_each(name, function, called)
+    except BadRecord as bad:
+        raise in_rows(bad, range(len(batch)) if live is None else list(compress(range(len(batch)), live)))
     if results and type(results[0]) is CoroutineType:
         for coroutine in results:
             coroutine.close()
@@ -263,10 +277,17 @@ def lists_of(name: str, batch: Batch, made: list[Any]) -> list[list[Any]]:
         if text:
             index = next(i for i, values in enumerate(made) if type(values) in text)
             rest = iter(made[index + 1 :])
-            raise TypeError(f"flat_map() would take {made[index]!r:.60} apart into characters; return [text] or a list")
+            listed(made[index])
         return list(map(list, rest))
     except Exception as error:
         raise bad_record(name, batch, len(made) - length_hint(rest) - 1, error) from error
+
+
+def listed(values: Iterable[Any]) -> list[Any]:
+    """Return a row's values as a list."""
+    if type(values) in {str, bytes}:
+        raise TypeError(f"flat_map() would take {values!r:.60} apart into characters; return [text] or a list")
+    return list(values)
 
 
 def flatten(batch: Batch, lists: list[list[Any]]) -> Batch:

@@ -16,8 +16,9 @@ from typing import Any
 
 from streamactors.core.connectors import Sink, Source
 from streamactors.core.errors import PipelineError
+from streamactors.flow.dead_letters import OnError
 from streamactors.flow.operator import Operator
-from streamactors.flow.reader import EventTime
+from streamactors.flow.event_time import EventTime
 
 _PACKAGE = str(Path(__file__).parents[1])
 _NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.")
@@ -51,7 +52,7 @@ class Node:
     id: str
     kind: str
     inputs: list[tuple[Node, str]]
-    """(node, output of that node): "out", "late", "final", or the number of a split's output."""
+    """(node, output of that node): "out", "late", "final", "dead", or the number of a split's output."""
 
     shape: Shape
     where: str
@@ -63,6 +64,9 @@ class Node:
     build: Callable[[], Operator] | None = None
     stateful: bool = False
     """Keeps state by key: runs where its keys live."""
+
+    on_error: OnError | None = None
+    """What happens to a record that it can't handle; None where that can't be chosen."""
 
     awaited: bool = False
     """Holds an async function: runs at the head of a stage."""
@@ -77,6 +81,9 @@ class Node:
     clock_ms: int | None = None
     """Period of processing time that it waits for."""
 
+    clock_waits_ms: int = 0
+    """How long after the last record it waits for marks, where that is longer than a period."""
+
     holds_ms: Callable[[str], int] = field(default=lambda output: 0)
     """How far behind the watermark the timestamps on an output may be."""
 
@@ -90,12 +97,23 @@ class Node:
 class Graph:
     """The nodes of a pipeline in the order in which they were written, which is one in which inputs come first."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_error: OnError = OnError.FAIL) -> None:
         self.nodes: list[Node] = []
+        self._on_error = on_error  # of operators that don't say otherwise
 
-    def add(self, kind: str, name: str | None, inputs: Sequence[tuple[Node, str]], shape: Shape, **more: Any) -> Node:
-        """Add a node that reads *inputs*; its id is *name*, or made from its kind."""
+    def add(
+        self,
+        kind: str,
+        name: str | None,
+        inputs: Sequence[tuple[Node, str]],
+        shape: Shape,
+        *,
+        tolerant: bool = False,
+        **more: Any,
+    ) -> Node:
+        """Add a node that reads *inputs*; its id is *name*, or made from its kind. A *tolerant* one can leave out rows."""
         node = Node(self._id(kind, name), kind, list(inputs), shape, caller(), **more)
+        node.on_error = self._on_error if tolerant else None
         for source, output in inputs:
             source.consumed.add(output)
         self.nodes.append(node)
@@ -111,11 +129,11 @@ class Graph:
         detail = "by [key, window start]" if shape.windowed else "by key"
         self.add("view", f"view.{name}", [(node, output)], shape, detail=detail, view=name)
 
-    def add_sink(self, sink: Sink, node: Node, output: str, shape: Shape) -> None:
+    def add_sink(self, sink: Sink, node: Node, output: str, shape: Shape) -> Node:
         """Add a sink that is written from an output of *node*."""
         if any(other.sink is not None and other.sink.id == sink.id for other in self.nodes):
             raise refuse(f"sink {sink.id}", caller(), "another stream writes it.", "Write each target from one stream.")
-        self.add("sink", sink.id, [(node, output)], shape, detail=str(sink), sink=sink)
+        return self.add("sink", sink.id, [(node, output)], shape, tolerant=True, detail=str(sink), sink=sink)
 
     def feeds_only_views(self, node: Node) -> bool:
         """Whether only the newest result of a key within a batch is ever looked at."""
@@ -140,6 +158,15 @@ def check_name(what: str, name: str) -> None:
             f"{name!r} can't be the name of a {what}: use 1 to 200 letters, digits, '-', '_' and '.', not beginning "
             "with '.'."
         )
+
+
+def error_policy(policy: OnError | str) -> OnError:
+    """Return *policy*, or refuse it."""
+    try:
+        return OnError(policy)
+    except ValueError:
+        known = ", ".join(repr(known.value) for known in OnError)
+        raise refuse("on_error", caller(), f"{policy!r} is no error policy.", f"Give one of {known}.") from None
 
 
 def caller() -> str:

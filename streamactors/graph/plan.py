@@ -9,7 +9,7 @@ Fusing, in the order of the rules:
     4. Keyed state lives in as many parts as the pipeline says. With one part there is nothing to shuffle, and the
        operator joins the stage that feeds it. With more, all that reads one key_by shares one keyed stage behind it.
     5. A union joins the stage that feeds it when all that it reads is there; else it begins a stage with a channel for
-       each part of each stage that it reads.
+       each part of each stage that it reads. So does what writes dead letters, always.
     6. Everything else joins the stage that feeds it.
 
 A region is what hangs together: sources, and all that they feed. Several sources are one region when their streams meet
@@ -24,10 +24,14 @@ from typing import NamedTuple
 
 from streamactors.core.connectors import Source
 from streamactors.core.times import MAX_TIME
-from streamactors.flow.reader import EventTime
+from streamactors.flow.dead_letters import OnError, topic_of
+from streamactors.flow.event_time import EventTime
 
-from .nodes import Node, refuse
+from .nodes import Node, Shape, refuse
 from .pipeline import Pipeline
+
+DEAD_LETTERS = "dead letters"
+"""The kind of the node that writes them."""
 
 STEP_DEFAULT_MS = 1_000
 """The watermark's step where no window fixes it: fine enough to be watched, coarse enough to cut no batch."""
@@ -123,14 +127,16 @@ class RegionPlan:
         return {"operators": {**sources, **operators}}
 
     def fed_by(self, feed: Feed) -> list[SourcePlan]:
-        """Return the sources whose batches the sequencer sends to *feed*."""
-        return [source for source in self.sources if feed.node in (source.node, source.timed)]
+        """Return the sources whose batches, or dead letters, the sequencer sends to *feed*."""
+        return [source for source in self.sources if feed.node in (source.node, *source.reader_nodes, source.timed)]
 
 
 def _kept(node: Node) -> str | None:
     """Return what *node* keeps, in words that change when its state would no longer fit."""
     if node.stateful and node.build is not None:
         return str(getattr(node.build(), "shape", node.kind))
+    if node.kind == DEAD_LETTERS:  # an error policy may change while a job has state
+        return None
     return node.kind if node.view is not None or node.sink is not None else None
 
 
@@ -141,6 +147,17 @@ def plan(pipeline: Pipeline) -> list[RegionPlan]:
     if not sources:
         raise refuse(f"pipeline {pipeline.name}", "its end", "it reads nothing.", "Begin with a source: topic(...).")
     return [_region(pipeline, region) for region in _connected(nodes)]
+
+
+def _with_dead_letters(pipeline: Pipeline, nodes: list[Node]) -> list[Node]:
+    """Return the nodes of a region, and the sink of its dead letters where an operator has some."""
+    from connectors.topic import TopicSink  # late: connectors import this package's core
+
+    leaving_out = [(node, "dead") for node in nodes if node.on_error is OnError.DEAD_LETTER]
+    if not leaving_out:
+        return nodes
+    sink = TopicSink(topic_of(pipeline.name, nodes[0].id))
+    return [*nodes, Node(sink.id, DEAD_LETTERS, leaving_out, Shape(), nodes[0].where, detail=str(sink), sink=sink)]
 
 
 def _connected(nodes: list[Node]) -> list[list[Node]]:
@@ -170,10 +187,10 @@ def _region(pipeline: Pipeline, nodes: list[Node]) -> RegionPlan:
     return RegionPlan(
         id=sources[0].id,
         sources=sources,
-        stages=_Fusion(pipeline.parts, sources).run(nodes),
+        stages=_Fusion(pipeline.parts, sources).run(_with_dead_letters(pipeline, nodes)),
         step=None if sources[0].timed is None else math.gcd(*grid) or STEP_DEFAULT_MS,
         clock_period=math.gcd(*periods) or None,
-        clock_longest=max(periods, default=0),
+        clock_longest=max([*periods, *(node.clock_waits_ms for node in nodes)], default=0),
     )
 
 
@@ -256,7 +273,7 @@ class _Fusion:
 
     def _stage_for(self, node: Node) -> StagePlan:
         feeding = self._stage_of[node.inputs[0][0]]
-        if any(self._stage_of[other] is not feeding for other, _ in node.inputs):
+        if node.kind == DEAD_LETTERS or any(self._stage_of[other] is not feeding for other, _ in node.inputs):
             return StagePlan(node.id, [])
         if node.view is not None or node.sink is not None:
             return feeding if feeding.parts == 1 else StagePlan(node.id, [])

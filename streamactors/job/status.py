@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from streamactors.core.times import MIN_TIME
+from streamactors.flow.async_calls import AsyncOperator
+from streamactors.flow.operator import Operator
 from streamactors.flow.reader import Reader
 from streamactors.flow.sequencing import PartitionPosition
 from streamactors.flow.stage import Stage
+
+from .facts import facts_of
+from .why import reasons
 
 if TYPE_CHECKING:
     from .region import RegionSupervisor
@@ -27,6 +33,15 @@ class OperatorStatus(msgspec.Struct):
 
     late: int
     """Records that came when their window was gone, since the job first started."""
+
+    refused: int = 0
+    """Records that its error policy left out, in this run."""
+
+    calls: int = 0
+    """Of its async function, in flight."""
+
+    oldest_call_ms: int = 0
+    """For how long the oldest of them has been."""
 
 
 class StageStatus(msgspec.Struct):
@@ -54,6 +69,8 @@ class PartitionStatus(msgspec.Struct):
     """Behind the last durable record."""
 
     idle: bool
+    refused: int = 0
+    """Records that could not be decoded, or had no time, and were left out, in this run."""
 
 
 class CheckpointStatus(msgspec.Struct):
@@ -72,7 +89,7 @@ class RegionStatus(msgspec.Struct):
 
     id: str
     state: str
-    """``running``; ``restarting``; ``ended``; ``finished``: its input is complete, by an earlier run."""
+    """See job/states.py; ``finished``: its input is complete, by an earlier run."""
 
     attempt: int
     restarts: int
@@ -82,10 +99,19 @@ class RegionStatus(msgspec.Struct):
     watermark: int
     checkpoint: CheckpointStatus
     waiting_for: list[str]
-    """Who has not handed over the epoch that is being aligned."""
+    """Who has not handed over the epoch that is being aligned, and the calls in flight that it waits for."""
 
     partitions: list[PartitionStatus]
     stages: list[StageStatus]
+    since_ms: int = 0
+    """When it entered its state, wall clock."""
+
+    error: str | None = None
+    """The last failure, in one line; stays when the region runs again."""
+
+    error_ms: int = 0
+    reasons: list[str] = []
+    """Why it does not move, or what it moves as fast as, in sentences; see job/why.py."""
 
 
 class JobStatus(msgspec.Struct):
@@ -98,13 +124,27 @@ class JobStatus(msgspec.Struct):
 
 def region_status(region: RegionSupervisor) -> RegionStatus:
     """Return what is seen of *region* now."""
+    life = region.life
+    return msgspec.structs.replace(
+        _of_attempt(region) if region.running is not None else region.last or _nothing(region),
+        state=life.state.value,
+        attempt=region.attempt,
+        restarts=region.restarts,
+        since_ms=life.since_ms,
+        error=life.error,
+        error_ms=life.error_ms,
+        reasons=reasons(facts_of(region)),
+    )
+
+
+def _nothing(region: RegionSupervisor) -> RegionStatus:
+    no_checkpoint = CheckpointStatus(0, 0.0, 0, 0)
+    return RegionStatus(region.id, "", region.attempt, region.restarts, 0, MIN_TIME, no_checkpoint, [], [], [])
+
+
+def _of_attempt(region: RegionSupervisor) -> RegionStatus:
     running = region.running
-    if running is None:
-        state = "finished" if region.finished else "ended" if region.ended else "restarting"
-        if region.last is not None:
-            return msgspec.structs.replace(region.last, state=state, restarts=region.restarts)
-        nothing = CheckpointStatus(0, 0.0, 0, 0)
-        return RegionStatus(region.id, state, region.attempt, region.restarts, 0, MIN_TIME, nothing, [], [], [])
+    assert running is not None, f"region {region.id} does not run"
     report = running.coordinator.report
     sequencing = running.sequencer.sequencing
     return RegionStatus(
@@ -115,23 +155,45 @@ def region_status(region: RegionSupervisor) -> RegionStatus:
         records=running.sequencer.records + (0 if region.last is None else region.last.records),
         watermark=sequencing.watermark,
         checkpoint=CheckpointStatus(report.epoch, report.ms, report.bytes, report.at_ms),
-        waiting_for=sorted(running.coordinator.waiting_for),
+        waiting_for=[_waiting(name, running.stages) for name in sorted(running.coordinator.waiting_for)],
         partitions=[_partition(reader, sequencing.partitions[reader.partition]) for reader in running.readers],
         stages=[_stage(stage) for stage in running.stages],
     )
 
 
 def _partition(reader: Reader, position: PartitionPosition) -> PartitionStatus:
-    return PartitionStatus(position.source, position.partition, position.offset, reader.end, position.idle)
+    return PartitionStatus(
+        position.source, position.partition, position.offset, reader.end, position.idle, reader.refused
+    )
+
+
+def _operator(operator: Operator) -> OperatorStatus:
+    status = OperatorStatus(
+        operator.name,
+        operator.records_in,
+        operator.records_out,
+        operator.late_records,
+        operator.refused_records,
+    )
+    if isinstance(operator, AsyncOperator):
+        status.calls = operator.in_flight.calling
+        status.oldest_call_ms = int(operator.oldest_seconds * 1_000)
+    return status
+
+
+def _waiting(name: str, stages: Sequence[Stage]) -> str:
+    """Return who is waited for, and for which calls."""
+    operators = [_operator(operator) for stage in stages if stage.name == name for operator in stage.operators]
+    calling = next((operator for operator in operators if operator.calls), None)
+    if calling is None:
+        return name
+    return f"{name} ({calling.calls} calls in flight, the oldest for {calling.oldest_call_ms / 1_000:.1f} s)"
 
 
 def _stage(stage: Stage) -> StageStatus:
     return StageStatus(
         name=stage.name,
-        operators=[
-            OperatorStatus(operator.name, operator.records_in, operator.records_out, operator.late_records)
-            for operator in stage.operators
-        ],
+        operators=[_operator(operator) for operator in stage.operators],
         mailbox_records=sum(channel.records for channel in stage.inputs),
         mailbox_records_max=sum(channel.records_max for channel in stage.inputs),
         watermark=stage.watermark,

@@ -14,14 +14,16 @@ from typing import Any
 import msgspec
 
 from streamactors.core.batch import Batch
-from streamactors.core.connectors import SinkTarget, SourceReader, World
+from streamactors.core.connectors import Replay, Sink, SinkTarget, SourceReader, World
 from streamactors.core.errors import PipelineError
 from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.durable.state import Durable, KeyedState, OperatorRow
 from streamactors.durable.store import Restored, Store
-from streamactors.durable.views import ViewBuffer
+from streamactors.durable.views import Overlay, ShownViewBuffer, ViewBuffer
+from streamactors.durable.volatile import VolatileState
 from streamactors.engine.actor import Actor
 from streamactors.engine.mailbox import Channel
+from streamactors.flow.dead_letters import OnError
 from streamactors.flow.operator import Emit, Operator, OperatorContext, counted_in, counted_out, nowhere
 from streamactors.flow.outputs import SinkOperator, ViewOperator
 from streamactors.flow.reader import Reader
@@ -32,7 +34,11 @@ from streamactors.graph.nodes import Node
 from streamactors.graph.plan import Feed, RegionPlan, SourcePlan, StagePlan
 
 from .coordinator import Commit, Coordinator
+from .guarantees import PROMISES, Promise
+from .immediate import ImmediateOutput, SinkOutput
 from .pending import Committer, PendingOutput, expect_what_is_there
+from .publisher import Publisher
+from .room import Room
 from .settings import Settings
 
 _BURNT_EPOCHS = 2
@@ -58,15 +64,24 @@ class RegionWorld:
     world: World
     store: Store
     commit: Commit
+    room: Room
     settings: Settings
     partitions: dict[str, int]
     """How many each source has, by its id."""
 
-    ends: dict[PartitionId, int] | None
+    ends: dict[PartitionId, int | None] | None
     """Where a bounded run stops."""
 
     targets: dict[str, Target]
     """Of the region's sinks, by id."""
+
+    overlays: dict[str, Overlay]
+    """Of the job's views, by name, where changes are shown at once."""
+
+    @property
+    def promise(self) -> Promise:
+        """What the job promises about crashes."""
+        return PROMISES[self.settings.guarantee]
 
 
 @dataclass(slots=True)
@@ -75,34 +90,40 @@ class RunningRegion:
 
     actors: list[Actor]
     sequencer: Sequencer
-    coordinator: Coordinator
+    coordinator: Coordinator | Publisher
     stages: list[Stage]
     readers: list[Reader]
 
 
 async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> RunningRegion:
     """Build the actors of one attempt from the last checkpoint."""
-    position = position_of(region, restored)
+    position = position_of(region, restored) if region.promise.keeps else await _without_memory(region, attempt)
     sources = {plan.id: plan for plan in region.plan.sources}
     readers = [await _reader(region, sources[part.source], part) for part in position.partitions]
     builder = _Builder(region, position)
     for stage in region.plan.stages:
         await builder.add_stage(stage)
     sequencer = builder.sequencer(readers)
-    coordinator = Coordinator(
-        f"{region.job}/{region.plan.id}/coordinator",
-        region=region.plan.id,
-        attempt=attempt,
-        last_epoch=last_epoch(attempt, restored),
-        sequencer=sequencer,
-        stages=builder.stages,
-        committers=[target.committer for target in region.targets.values()],
-        commit=region.commit,
-        clock=region.world.ports.clock,
-        interval=region.settings.checkpoint_every_ms / 1_000,
-    )
+    common: dict[str, Any] = {
+        "region": region.plan.id,
+        "attempt": attempt,
+        "last_epoch": last_epoch(attempt, restored),
+        "sequencer": sequencer,
+        "stages": builder.stages,
+        "outputs": builder.outputs,
+        "commit": region.commit,
+        "room": region.room,
+        "clock": region.world.ports.clock,
+        "interval": region.settings.checkpoint_every_ms / 1_000,
+    }
+    path = f"{region.job}/{region.plan.id}"
+    coordinator: Coordinator | Publisher
+    if region.promise.keeps:
+        coordinator = Coordinator(f"{path}/coordinator", readers=readers, **common)
+    else:
+        coordinator = Publisher(f"{path}/publisher", views=builder.views, **common)
     ticker = _ticker(region, sequencer)
-    actors = [*reversed(builder.stages), sequencer, *readers, *ticker, coordinator]
+    actors: list[Actor] = [*builder.writing, *reversed(builder.stages), sequencer, *readers, *ticker, coordinator]
     return RunningRegion(actors, sequencer, coordinator, builder.stages, readers)
 
 
@@ -132,24 +153,43 @@ def position_of(region: RegionWorld, restored: Restored | None) -> Position:
     return position
 
 
+async def _without_memory(region: RegionWorld, attempt: int) -> Position:
+    """Return where a region begins that keeps nothing: the first time before everything, then at the sources' ends."""
+    position = position_of(region, None)
+    if attempt > 1:
+        for plan in region.plan.sources:
+            if plan.source.replay is Replay.BY_OFFSET:
+                ends = await plan.source.ends(region.world)
+                for part in position.partitions:
+                    if part.source == plan.id:
+                        part.offset = ends[part.partition] or 0
+    return position
+
+
 async def _reader(region: RegionWorld, plan: SourcePlan, part: PartitionPosition) -> Reader:
     ports = region.world.ports
     name = f"{region.job}/{plan.id}/reader[{part.partition}]"
     opened: SourceReader = await plan.source.reader(region.world, part.partition, part.offset)
-    chain = [_operator(node) for node in plan.reader_nodes]
-    for node, operator in zip(plan.reader_nodes, chain, strict=True):
-        operator.open(OperatorContext(f"{region.job}/{node.id}", _no_state, _no_state))
-    return Reader(
+    decoding = Operator()
+    nodes = [*plan.reader_nodes, *([] if plan.timed is None else [plan.timed])]
+    chain = [_operator(node) for node in nodes]
+    for node, operator in zip([plan.node, *nodes], [decoding, *chain], strict=True):
+        path = f"{region.job}/{node.id}"
+        operator.open(OperatorContext(path, _no_state, _no_state, clock=ports.clock, random=ports.random))
+        operator.on_error = node.on_error or OnError.FAIL
+    reader = Reader(
         name,
         (part.source, part.partition),
         opened,
         start=part.offset,
         end=None if region.ends is None else region.ends[part.source, part.partition],
+        decoding=decoding,
         chain=chain,
-        event_time=plan.event_time,
         batch_records=region.settings.batch_records,
         clock=ports.clock,
     )
+    reader.acknowledges_at_once = not region.promise.keeps
+    return reader
 
 
 def _ticker(region: RegionWorld, sequencer: Sequencer) -> list[Ticker]:
@@ -169,6 +209,11 @@ class _Builder:
 
     def __init__(self, region: RegionWorld, position: Position) -> None:
         self.stages: list[Stage] = []
+        self.outputs: list[SinkOutput] = []
+        self.writing: list[ImmediateOutput] = []
+        """Those of the outputs that write at once: actors."""
+
+        self.views: list[ViewBuffer] = []
         self._region = region
         self._position = position
         self._parts: dict[StagePlan, list[Stage]] = {}
@@ -177,6 +222,9 @@ class _Builder:
         self._sequencer_wake: list[Callable[[], None]] = []
         self._inlets: dict[str, list[Channel]] = {source.id: [] for source in region.plan.sources}
         """Channels that the sequencer fills, by source."""
+
+        self._dead: dict[str, list[Channel]] = {source.id: [] for source in region.plan.sources}
+        """Channels for what the readers left out, by source."""
 
     async def add_stage(self, plan: StagePlan) -> None:
         """Build all parts of a stage and connect them to what feeds them."""
@@ -192,7 +240,10 @@ class _Builder:
     def _feed_by_sequencer(self, feed: Feed, number: int, parts: list[Stage]) -> None:
         channels = [self._channel("sequencer", self._wake_sequencer, stage, number) for stage in parts]
         for source in self._region.plan.fed_by(feed):
-            self._inlets[source.id] += channels
+            if feed.output == "out":
+                self._inlets[source.id] += channels
+            else:  # a reader's operators have one such output together
+                self._dead[source.id] = channels
 
     def _feed_by_stage(self, feed: Feed, number: int, plan: StagePlan, parts: list[Stage]) -> None:
         assert feed.stage is not None
@@ -212,6 +263,7 @@ class _Builder:
             Sequencing(self._position, step=plan.step, clock_longest=plan.clock_longest),
             readers,
             self._inlets,
+            self._dead,
             clock=region.world.ports.clock,
             event_times={source.id: source.event_time for source in plan.sources},
             clock_period=plan.clock_period,
@@ -237,11 +289,12 @@ class _Builder:
         chain = Chain([], [], list(plan.holds))
         name = f"{region.job}/{plan.id}" + (f"[{part}]" if plan.parts > 1 else "")
         for node, hold in zip(plan.nodes, plan.holds, strict=True):
-            operator = await self._operator(node, part, chain.durables)
+            operator = await self._operator(node, chain)
             operator.open(self._context(plan, node, part, hold, chain.durables))
+            operator.on_error = node.on_error or OnError.FAIL
             self._operators[node, part] = operator
             chain.operators.append(operator)
-            take = counted_in(operator, operator.on_batch)
+            take = counted_in(operator, operator.taking())
             if node in plan.entries:
                 chain.entries.append(take)
             for source, output in node.inputs:
@@ -249,45 +302,63 @@ class _Builder:
                     self._connect(source, part, output, take)
         return Stage(name, chain, clock=region.world.ports.clock, interval=region.settings.checkpoint_every_ms / 1_000)
 
-    async def _operator(self, node: Node, part: int, durables: list[Durable]) -> Operator:
-        region = self._region
+    async def _operator(self, node: Node, chain: Chain) -> Operator:
         if node.view is not None:
-            buffer = ViewBuffer(node.view)
-            durables.append(buffer)
-            return ViewOperator(buffer)
+            return self._view(node.view, chain)
         if node.sink is not None:
-            found = region.targets[node.sink.id]
-            row = OperatorRow(region.store, "rows", f"{node.id}:stamps")
-            await expect_what_is_there(row, found.target, found.partitions, region.job, node.sink.id)
-            pending = PendingOutput(
-                node.sink.writer(found.partitions),
-                row,
-                job=region.job,
-                sink=node.sink.id,
-                incarnation=region.incarnation,
-            )
-            durables.append(pending)
-            return SinkOperator(pending.write)
+            return await self._sink(node, node.sink, chain)
         return _operator(node)
 
+    def _view(self, name: str, chain: Chain) -> Operator:
+        overlay = self._region.overlays.get(name)
+        buffer = ViewBuffer(name) if overlay is None else ShownViewBuffer(name, overlay)
+        chain.durables.append(buffer)
+        self.views.append(buffer)
+        return ViewOperator(buffer)
+
+    async def _sink(self, node: Node, sink: Sink, chain: Chain) -> Operator:
+        region = self._region
+        found = region.targets[sink.id]
+        writer = sink.writer(found.partitions)
+        if region.promise.at_once:
+            name = f"{region.job}/{node.id}/writing"
+            seconds = region.settings.checkpoint_every_ms / 1_000
+            clock = region.world.ports.clock
+            output = ImmediateOutput(name, writer, found.target, found.committer, clock=clock, interval=seconds)
+            chain.outlets.append(output)
+            self.writing.append(output)
+            self.outputs.append(output)
+            return SinkOperator(output.write)
+        row = OperatorRow(region.store, "rows", f"{node.id}:stamps")
+        await expect_what_is_there(row, found.target, found.partitions, region.job, sink.id)
+        pending = PendingOutput(writer, row, job=region.job, sink=sink.id, incarnation=region.incarnation)
+        chain.durables.append(pending)
+        self.outputs.append(found.committer)
+        return SinkOperator(pending.write)
+
     def _context(self, plan: StagePlan, node: Node, part: int, hold: int, durables: list[Durable]) -> OperatorContext:
-        store = self._region.store
+        store, keeps = self._region.store, self._region.promise.keeps
         groups = groups_of_part(part, plan.parts)
 
         def keyed_state(name: str) -> KeyedState:
-            state = KeyedState(store, f"state:{node.id}:{name}", groups)
+            database = f"state:{node.id}:{name}"
+            if not keeps:
+                return VolatileState(store, database, groups)
+            state = KeyedState(store, database, groups)
             durables.append(state)
             return state
 
         def row(name: str) -> OperatorRow:
             opened = OperatorRow(store, "rows", f"{node.id}:{name}:{part}")
-            durables.append(opened)
+            if keeps:
+                durables.append(opened)
             return opened
 
         horizon = self._position.horizon
         watermark = horizon if horizon in (MIN_TIME, MAX_TIME) else horizon - 1 - hold
         path = f"{self._region.job}/{node.id}" + (f"[{part}]" if plan.parts > 1 else "")
-        return OperatorContext(path, keyed_state, row, watermark)
+        ports = self._region.world.ports
+        return OperatorContext(path, keyed_state, row, watermark, ports.clock, ports.random)
 
     def _connect(self, node: Node, part: int, output: str, emit: Emit) -> None:
         """Let *emit* take what *node* gives on *output*, beside whoever takes it already."""

@@ -8,13 +8,17 @@ import streamactors as sa
 from connectors.memory import Items
 from streamactors.core.limits import READ_AHEAD_BATCHES
 from streamactors.durable.realtime import RealClock
-from streamactors.flow.operator import OperatorContext
-from streamactors.flow.reader import EventTime, Reader
+from streamactors.flow.dead_letters import OnError
+from streamactors.flow.event_time import AssignTime, EventTime
+from streamactors.flow.operator import Operator, OperatorContext
+from streamactors.flow.reader import Reader
 from streamactors.flow.transforms import Filter, FlatMap, Map
 
 
-async def reader_of(values, *, start=0, end=None, chain=(), event_time=None, batch_records=4):
+async def reader_of(values, *, start=0, end=None, chain=(), event_time=None, batch_records=4, on_error=OnError.FAIL):
+    chain = [*chain, *([] if event_time is None else [AssignTime(event_time)])]
     for operator in chain:
+        operator.on_error = on_error
         operator.open(OperatorContext("p/op", None, None))
     source = await Items(values).reader(None, 0, start)
     return Reader(
@@ -23,8 +27,8 @@ async def reader_of(values, *, start=0, end=None, chain=(), event_time=None, bat
         source,
         start=start,
         end=end,
-        chain=list(chain),
-        event_time=event_time,
+        decoding=Operator(),
+        chain=chain,
         batch_records=batch_records,
         clock=RealClock(),
     )
@@ -45,7 +49,7 @@ async def read_all(reader, take=1_000):
                 if running.done():
                     running.result()
                 continue
-            batch, end = reader.take(take)
+            batch, end, _ = reader.take(take)
             taken.append((list(zip(batch.offsets, batch.values, strict=True)), end))
     finally:
         reader.stop()
@@ -85,7 +89,8 @@ async def test_what_comes_before_event_time_runs_in_the_reader():
     running = asyncio.create_task(reader.run())
     while not reader._ready:
         await asyncio.sleep(0)
-    batch, end = reader.take(10)
+    batch, end, dead = reader.take(10)
+    assert dead is None
     assert (batch.values, batch.timestamps, list(batch.offsets), end) == ([1, 3], [100, 300], [0, 2], 4)
     reader.stop()
     await running
@@ -117,6 +122,24 @@ async def test_an_event_time_that_is_none_names_the_record(value, words):
     event_time = EventTime(None, disorder_ms=0, idle_after_ms=None)
     with pytest.raises(sa.BadRecord, match=f"items/0 at offset 1.*{words}"):
         await read_all(await reader_of([5, value, 6], event_time=event_time))
+
+
+async def test_dead_letters_go_with_the_batch_that_their_record_would_have_been_in():
+    """However the batch is cut: a position says that everything before it was handled, dead letters too."""
+    chain = [Map(lambda n: 10 // n)]
+    reader = await reader_of([0, 1, 2, 0, 3, 0], chain=chain, batch_records=6, on_error=OnError.DEAD_LETTER)
+    running = asyncio.create_task(reader.run())
+    while not reader._ready:
+        await asyncio.sleep(0)
+    taken = [reader.take(1) for _ in range(3)]
+    assert [(batch.values, end, dead and list(dead.offsets)) for batch, end, dead in taken] == [
+        ([10], 2, [0]),
+        ([5], 4, [3]),
+        ([3], 6, [5]),
+    ]
+    assert reader.refused == 3
+    reader.stop()
+    await running
 
 
 async def test_a_reader_that_waits_at_the_end_says_since_when_and_stops_when_told():
