@@ -3,6 +3,7 @@
     python -m streamactors.testing.simulate --seed 4711 --talk          one seed, told as it goes
     python -m streamactors.testing.simulate --seed 4711 --count 200     that one and those that follow
     python -m streamactors.testing.simulate --count 200                 fresh ones; the first is printed
+    python -m streamactors.testing.simulate --guarantee at-least-once --count 200    the relay of relay_simulation.py
 
 What a seed decides and what must hold: quiz_simulation.py.
 """
@@ -21,7 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import SystemRandom
 
+from streamactors.core.connectors import Guarantee
+
 from .quiz_simulation import QuizSimulation, Report
+from .relay_simulation import RelayReport, RelaySimulation
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - LMDB's files of a simulation are gone with it; in memory they cost a third
 
@@ -38,6 +42,16 @@ def simulate(seed: int, *, talk: bool = False) -> Report:
         except Exception as error:
             command = f"{Path(sys.executable).name} -m streamactors.testing.simulate --seed {seed} --talk"
             raise SeedFailed(f"seed {seed}: {error}\nTo see it again: {command}") from error
+
+
+def simulate_relay(seed: int, guarantee: Guarantee) -> RelayReport:
+    """Run one seed of the relay; raise SeedFailed, with the command that replays it, when something does not hold."""
+    with tempfile.TemporaryDirectory(dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None) as folder, _quiet():
+        try:
+            return RelaySimulation(seed, Path(folder), guarantee).run()
+        except Exception as error:
+            command = f"-m streamactors.testing.simulate --guarantee {guarantee.value} --seed {seed}"
+            raise SeedFailed(f"seed {seed}: {error}\nTo see it again: {Path(sys.executable).name} {command}") from error
 
 
 def fresh_seed() -> int:
@@ -60,14 +74,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Simulate the quiz pipeline under seeded misfortune.")
     parser.add_argument("--seed", type=int, help="the first seed; none: a fresh one")
     parser.add_argument("--count", type=int, default=1, help="how many seeds, one after the other")
+    parser.add_argument("--guarantee", type=Guarantee, help="exactly-once, at-least-once or at-most-once: the relay")
     parser.add_argument("--talk", action="store_true", help="tell what happens")
     options = parser.parse_args(arguments)
     first = fresh_seed() if options.seed is None else options.seed
     _tell(f"seeds {first} to {first + options.count - 1}")
     started = time.perf_counter()
+    if options.guarantee is not None:
+        relays = [simulate_relay(seed, options.guarantee) for seed in range(first, first + options.count)]
+        for number in vars(relays[0]):
+            _tell(f"{sum(getattr(relay, number) for relay in relays):6}  {number}")
+        _tell(f"all held; {time.perf_counter() - started:.1f} s")
+        return
     reports = [simulate(seed, talk=options.talk) for seed in range(first, first + options.count)]
     _tell(crash_table(reports))
-    for number in ("records", "late", "epochs", "looks", "restarts"):
+    for number in ("records", "late", "epochs", "looks", "restarts", "waits"):
         _tell(f"{sum(getattr(report, number) for report in reports):6}  {number}")
     _tell(f"all held; {time.perf_counter() - started:.1f} s")
 
