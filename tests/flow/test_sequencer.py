@@ -25,7 +25,7 @@ class Ready:
 
     def take(self, records):
         self.next += 1
-        return Batch([self.next - 1], offsets=[self.next - 1]), self.next
+        return Batch([self.next - 1], offsets=[self.next - 1]), self.next, None
 
 
 def sequencer(bound=Bound.LIVE, clock_period=None):
@@ -36,6 +36,7 @@ def sequencer(bound=Bound.LIVE, clock_period=None):
         Sequencing(position, step=None, clock_longest=10**6),
         [Ready("a"), Ready("b")],
         {name: [channel] for name, channel in channels.items()},
+        {name: [] for name in channels},
         clock=ManualClock(),
         event_times={},
         clock_period=clock_period,
