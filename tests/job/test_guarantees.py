@@ -225,6 +225,21 @@ async def test_catching_up_reads_your_own_writes(data_dir, guarantee):
             script.go_on()
 
 
+@pytest.mark.parametrize("guarantee", ALL[:2])
+@pytest.mark.parametrize("ask", ["catch_up", "checkpoint"])
+async def test_a_checkpoint_that_was_asked_for_is_one_of_an_attempt_that_has_read_so_far(data_dir, guarantee, ask):
+    """The region fails when it has numbered everything, before the checkpoint: the next attempt begins without it."""
+    script = Script([1, 2, 3, Pause()])
+    async with sa.run(counting(script), data_dir, settings=settings(guarantee)) as job:
+        region = job._regions[0]
+        await until(lambda: region.running is not None and region.running.sequencer.records == 3)
+        first = region.running.coordinator
+        first._begin = lambda *, last: 1 / 0
+        await getattr(job, ask)()
+        assert region.running.coordinator is not first
+        assert shown(job) == {"1": 1, "2": 1, "3": 1}
+
+
 @pytest.mark.parametrize("guarantee", AT_ONCE)
 async def test_other_processes_see_views_after_an_interval(data_dir, guarantee):
     every = settings(guarantee, checkpoint_every_ms=2)
