@@ -134,6 +134,7 @@ class Ingest:
         self._source = source
         self._world = world
         self._topic = topic
+        self._id = world.ports.new_id()  # else two ingests that run at once could take each other's stamp for their own
         self._encoded = getattr(source.inner, "encoding", None) is not None  # originals are what the topic holds
         self.task = asyncio.create_task(self._run(), name=f"{source.id}: ingest into {topic.name}")
         self.task.add_done_callback(lambda task: None if task.cancelled() else task.exception())  # the reader raises it
@@ -235,7 +236,7 @@ class Ingest:
             if last is None or row[0] >= last.epoch:
                 shares.setdefault(to, []).append(row)
         for to, share in shares.items():
-            stamp = Stamp("through_log", self._sink(number), "", end, 1, 1)
+            stamp = Stamp("through_log", self._sink(number), self._id, end, 1, 1)
             records = Records.of(
                 [value for _, value, _ in share],
                 None if self._source.keys is None else [key for _, _, key in share],

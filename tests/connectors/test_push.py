@@ -134,7 +134,7 @@ async def test_an_offset_of_another_life_says_nothing_about_what_was_never_given
     assert await values(await push.reader(None, 0, 100)) == ["a"]
     assert not sending.done()
     push.job_ended()
-    with pytest.raises(sa.Unacknowledged, match="1 of 1 records .* may or may not"):
+    with pytest.raises(sa.Unacknowledged, match=r"1 of 1 records .* may or may not"):
         await sending
 
 
@@ -165,7 +165,7 @@ async def test_a_call_whose_taken_records_are_all_safe_hears_of_those_that_were_
             await reader.acknowledge(end)
     push._session.acknowledge(2)
     push.job_ended()
-    with pytest.raises(sa.Unacknowledged, match="1 more were not taken|may or may not"):
+    with pytest.raises(sa.Unacknowledged, match="1 more were not taken"):
         await sending
 
 
@@ -286,7 +286,7 @@ async def test_senders_hear_that_the_job_has_failed(data_dir):
     push = Push(Submission)
     flow = counting(push, fail_once_at=1)
     none = sa.RestartPolicy(restarts_max=0)
-    with pytest.raises(sa.JobFailed):
+    with pytest.raises(sa.JobFailed):  # noqa: PT012 - the senders' errors come before the job's
         async with sa.run(flow, data_dir, settings=settings(Guarantee.AT_LEAST_ONCE, restarts=none)):
             with pytest.raises(sa.Unacknowledged):
                 await push.send(Submission("u", 1))
