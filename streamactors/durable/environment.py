@@ -92,7 +92,7 @@ def map_size(quota_bytes: int | None, *, last: bool) -> int:
     if quota_bytes is None:
         return MAP_SIZE
     kept = 0 if last else min(RESERVE_BYTES, quota_bytes // _QUOTA_SHARE)
-    return min(quota_bytes - kept, MAP_SIZE) // _PAGE_BYTES * _PAGE_BYTES
+    return max(_PAGE_BYTES, min(quota_bytes - kept, MAP_SIZE) // _PAGE_BYTES * _PAGE_BYTES)  # 0: as it was, to LMDB
 
 
 def no_room(folder: Path, what: str, error: Exception) -> QuotaFull:

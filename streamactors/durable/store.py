@@ -216,7 +216,7 @@ class Store:
     def set_quota(self, quota_bytes: int) -> bool:
         """Change the quota of a store that has one; False if a snapshot was open all the while, and nothing changed."""
         assert self.quota_bytes is not None, "a store without a quota does not count its snapshots"
-        changed = self._resize(map_size(quota_bytes, last=False))
+        changed = self._resize(map_size(quota_bytes, last=False)) is not None
         if changed:
             self.quota_bytes = quota_bytes
         return changed
@@ -224,8 +224,8 @@ class Store:
     def give_up_reserve(self) -> bool:
         """Make what was kept free for the last checkpoint available; return whether there was anything."""
         gave_up = self._reserve.give_up()
-        larger = self.quota_bytes is not None and self._resize(map_size(self.quota_bytes, last=True))
-        return gave_up or larger
+        grown = None if self.quota_bytes is None else self._resize(map_size(self.quota_bytes, last=True))
+        return gave_up or (grown is not None and grown > 0)
 
     def commit(self, checkpoint: Checkpoint) -> CommitStats:
         """
@@ -350,15 +350,18 @@ class Store:
                 "disk, then start again."
             ) from error
 
-    def _resize(self, size: int) -> bool:
-        """Change the writer's map, in the writer's thread, while no snapshot of this process is open."""
+    def _resize(self, size: int) -> int | None:
+        """
+        Change the writer's map while no snapshot of this process is open; return by how much it grew.
+
+        None: a snapshot was open all the while. LMDB makes no map smaller than what it holds.
+        """
         with self._idle:
             if not self._idle.wait_for(lambda: not self._snapshots, _RESIZE_SECONDS_MAX):
-                return False
-            if size == self._environment.info()["map_size"]:
-                return False
+                return None
+            before = int(self._environment.info()["map_size"])
             self._environment.set_mapsize(size)
-        return True
+            return int(self._environment.info()["map_size"]) - before
 
     def _counted(self) -> Callable[[], None]:
         """Count a snapshot that begins; return what says that it has ended."""

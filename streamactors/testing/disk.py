@@ -11,6 +11,9 @@ What a crash leaves is decided by a seeded random, from all that the contract of
 A sync that fails (a hook that raises) leaves the data readable and yet not on disk, and a later sync does not mend
 that: the kernel has marked the pages clean. Only writing it again does.
 
+``quota_bytes`` is how much all files together may hold: a write that does not fit leaves what fits and raises ENOSPC,
+as a real one does, and no file is made on a full disk. It may be changed at any time; the next process finds room.
+
 Each operation calls ``on_operation(label, path)`` first; it may raise, for a disk that says no, or note what happens.
 Operations that change something are also counted, and ``fail_at(n)`` ends the process at the n-th from now: it and all
 later ones raise ``Crash``. Then ``crash()`` returns the disk as the next process finds it.
@@ -18,6 +21,7 @@ later ones raise ``Crash``. Then ``crash()`` returns the disk as the next proces
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +97,9 @@ class SimDisk:
         self._watchers: dict[Path, list[Callable[[], None]]] = {}
         self._fail_at: int | None = None
         self.dead = False
+        self.quota_bytes: int | None = None
+        """What all files together may hold; None: whatever is written."""
+
         self.operations = 0
         """Operations so far that change something."""
         self.on_operation: Callable[[str, Path], None] | None = None
@@ -164,6 +171,7 @@ class SimDisk:
             if path in self._names:
                 raise FileExistsError(path)
             self._need_folder(path.parent)
+            self._need_room(path, 1)
             self._change_names((path, _Content()))
         elif path not in self._names:
             raise FileNotFoundError(path)
@@ -216,6 +224,7 @@ class SimDisk:
                 raise FileNotFoundError(path)
             self.operate("create", path)
             self._need_folder(path.parent)
+            self._need_room(path, 1)
             self._change_names((path, _Content()))
         return SimCell(self, path, self._names[path])
 
@@ -243,6 +252,11 @@ class SimDisk:
         for content in (self._names[path].current, self._names[path].synced):
             _write(content, offset, data)
 
+    @property
+    def used(self) -> int:
+        """What all files together hold; no operation."""
+        return sum(len(content.current) for content in self._names.values())
+
     def files(self) -> list[Path]:
         """Return all files, sorted; no operation."""
         return sorted(self._names)
@@ -250,6 +264,14 @@ class SimDisk:
     def _need_folder(self, folder: Path) -> None:
         if folder not in self._folders:
             raise FileNotFoundError(folder)
+
+    def _room(self) -> int | None:
+        return None if self.quota_bytes is None else max(0, self.quota_bytes - self.used)
+
+    def _need_room(self, path: Path, size: int) -> None:
+        room = self._room()
+        if room is not None and size > room:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     def _change_names(self, *changes: NameChange) -> None:
         for path, content in changes:
@@ -278,6 +300,11 @@ class SimFile:
             if alive:  # this is the write that the process died in
                 self._content.write(offset, data[: self._disk._random.randint(0, len(data))])  # noqa: SLF001 - one unit
             raise
+        growth = offset + len(data) - len(self._content.current)
+        room = self._disk._room()  # noqa: SLF001 - one unit
+        if room is not None and growth > room:
+            self._content.write(offset, data[: max(0, len(data) - growth + room)])
+            self._disk._need_room(self._path, growth)  # noqa: SLF001 - one unit
         self._content.write(offset, data)
 
     def sync(self) -> None:

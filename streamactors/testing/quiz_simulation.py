@@ -1,8 +1,8 @@
 """The quiz pipeline under seeded misfortune.
 
 Everything is drawn from the seed: the pipeline's settings, the input, how it is appended while the job runs, in which
-order tasks run and how long threads take, functions that fail now and then, and where processes and machines die. Each
-life of the job finds what the one before left. What must hold:
+order tasks run and how long threads take, functions that fail now and then, times without room on the disk and in the
+state's quota, and where processes and machines die. Each life of the job finds what the one before left. Then:
 
     always           the views that a reader sees are, both together, what the oracle says for the journal of the same
                      commit (E1), and epochs only rise. The late topic never holds more than that (E2).
@@ -16,16 +16,20 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from streamactors.core.errors import JobFailed, QuotaFull
 from streamactors.durable.frames import Records
 from streamactors.durable.log import Log, Topic
 from streamactors.engine.restarts import RestartPolicy
 from streamactors.flow.sequencer import Bound
+from streamactors.job.region import state_lane
+from streamactors.job.room import is_full
 from streamactors.job.runner import Job, run
 from streamactors.job.settings import Settings
 
@@ -72,6 +76,9 @@ RECOVERY_POINTS = (
 
 REGION = "submissions"
 
+QUOTA_BYTES = 1 << 30
+"""Of the job's state: what there is, while there is room."""
+
 
 @dataclass
 class Report:
@@ -92,6 +99,9 @@ class Report:
 
     restarts: int = 0
     """Failures of a region inside a living process."""
+
+    waits: int = 0
+    """Times without room at whose end the job was waiting for it."""
 
 
 class QuizSimulation:
@@ -129,17 +139,41 @@ class QuizSimulation:
         bound = self._random.choice([Bound.LIVE, Bound.LIVE, Bound.UNTIL_END])
         pieces = self._random.randint(0, 12)
         self._plan_fault()
-        async with run(self._pipeline(), process.data_dir, ports=process.ports, settings=self._settings(bound)) as job:
+        async with (
+            _until_no_room(),
+            run(self._pipeline(), process.data_dir, ports=process.ports, settings=self._settings(bound)) as job,
+        ):
             watcher = asyncio.create_task(self._watch(process, job), name="watcher")
+            scarcity = asyncio.create_task(self._run_out_of_room(process, job), name="scarcity")
             try:
                 await self._append(process, job, pieces)
                 await self._linger(process, job, bound)
             finally:
-                watcher.cancel()
-                await asyncio.wait([watcher])
-            if not watcher.cancelled():
-                watcher.result()
+                for task in (watcher, scarcity):
+                    task.cancel()
+                await asyncio.wait([watcher, scarcity])
+            for task in (watcher, scarcity):
+                if not task.cancelled():
+                    task.result()
             await self._look(process, job)
+
+    async def _run_out_of_room(self, process: Process, job: Job) -> None:
+        """Now and then, leave the disk and the state's quota hardly any room, for a while."""
+        while self._random.random() < 0.5:
+            await process.ports.clock.sleep(self._random.random() ** 2 * 2)
+            disk = process.disk
+            try:
+                disk.quota_bytes = disk.used + self._random.randint(0, 2_000)
+                await self._set_quota(process, job, self._random.randint(1, 50_000))
+                await process.ports.clock.sleep(self._random.random() ** 2 * 10)
+                self.report.waits += job.state == "waiting"
+            finally:
+                disk.quota_bytes = None
+            await self._set_quota(process, job, QUOTA_BYTES)
+
+    async def _set_quota(self, process: Process, job: Job, quota_bytes: int) -> None:
+        assert process.store is not None
+        await process.ports.threads.run(state_lane(job.name), process.store.set_quota, quota_bytes)
 
     async def _linger(self, process: Process, job: Job, bound: Bound) -> None:
         if bound is not Bound.LIVE:
@@ -184,13 +218,17 @@ class QuizSimulation:
         topic = await _topic(job.log, REGION)
         for _ in range(pieces):
             lines = self._input.take(self._random.randint(1, 25))
-            if self._random.random() < 0.5:
-                await topic.append_many(lines, keys=[line[20:30] for line in lines])
-            else:  # some partitions get nothing for long
-                partition = int(self._random.random() ** 3 * topic.partitions)
-                offset = await topic.partition(partition).append(Records.of(lines))
-                self._promised.append((partition, offset, lines))
+            with suppress(QuotaFull):  # what was not promised may be in other partitions, or nowhere
+                await self._append_piece(topic, lines)
             await process.ports.clock.sleep(self._random.random() ** 3)
+
+    async def _append_piece(self, topic: Topic, lines: list[bytes]) -> None:
+        if self._random.random() < 0.5:
+            await topic.append_many(lines, keys=[line[20:30] for line in lines])
+            return
+        partition = int(self._random.random() ** 3 * topic.partitions)  # some partitions get nothing for long
+        offset = await topic.partition(partition).append(Records.of(lines))
+        self._promised.append((partition, offset, lines))
 
     async def _fill(self, process: Process) -> None:
         """Append something, so that there is an input at all."""
@@ -295,6 +333,7 @@ class QuizSimulation:
             restarts=RestartPolicy(restarts_max=1_000),
             batch_records=self._random.choice([1, 2, 7, 64, 1_024]),
             follow=follow,
+            quota_bytes=QUOTA_BYTES,
             sync=False,
         )
 
@@ -344,6 +383,16 @@ def _random_plan(random: Random) -> CrashPlan:
     if fate < 0.85:
         return CrashAtLabel(random.choice(CRASH_POINTS), random.randint(1, 6))
     return CrashAtTime(random.random() ** 2 * 4)
+
+
+@asynccontextmanager
+async def _until_no_room() -> AsyncIterator[None]:
+    """End quietly when a job that drains has no room for its last checkpoint: the next life goes on from there."""
+    try:
+        yield
+    except JobFailed as failed:
+        if not all(is_full(cause) for cause in failed.exceptions):
+            raise
 
 
 async def _topic(log: Log, name: str) -> Topic:

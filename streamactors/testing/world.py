@@ -88,6 +88,7 @@ class Process:
         self.random = Random(world.random.getrandbits(64))
         self.loop = SimLoop(self.random if world.shuffled else None, start=world.now)
         self.data_dir = world.data_dir
+        self.disk = world.disk
         self.dead: str | None = None
         """The label of the point at which it died."""
 
@@ -104,7 +105,6 @@ class Process:
         self.seen: Counter[str] = Counter()
         self.errors: list[str] = []
         self._plan = plan
-        self._disk = world.disk
         self._stores: list[Store] = []
         threads = SimThreads(self.random)
         threads.on_work, threads.on_result = self._on_work, self._on_result
@@ -137,7 +137,7 @@ class Process:
     def _bury(self) -> None:
         self.ended = self.loop.now
         self.dead = self.dead or "it ended"
-        self._disk.dead = True
+        self.disk.dead = True
         self.loop.resume()
         if asyncio.all_tasks(self.loop):
             self.loop.run_until_complete(_cancel_all())
@@ -175,7 +175,7 @@ class Process:
 
     def _die(self, label: str) -> None:
         self.dead = label
-        self._disk.dead = True
+        self.disk.dead = True
         self.loop.halt()
 
     def _check_alive(self) -> None:

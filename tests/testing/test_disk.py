@@ -126,3 +126,24 @@ def test_a_boot_and_a_lock_end_with_the_machine_and_the_process():
     killed = disk.crash(power=False)
     killed.lock(FOLDER / "lock").release()
     assert killed.boot_id() == disk.boot_id() != killed.crash(power=True).boot_id()
+
+
+def test_a_write_that_does_not_fit_leaves_what_fits_and_says_so():
+    disk = SimDisk(Random(1))
+    disk.make_folder(Path("/a"))
+    file = disk.open(Path("/a/f"), create=True)
+    file.write(0, b"1234")
+    disk.quota_bytes = 6
+
+    with pytest.raises(OSError, match="No space left"):
+        file.write(4, b"5678")
+    assert disk.peek(Path("/a/f")) == b"123456"
+    with pytest.raises(OSError, match="No space left"):
+        disk.open(Path("/a/g"), create=True)
+
+    file.write(0, b"abcdef")  # what is there already needs no room
+    disk.quota_bytes = None
+    file.write(6, b"gh")
+    assert disk.peek(Path("/a/f")) == b"abcdefgh"
+    disk.quota_bytes = 1
+    assert disk.crash().quota_bytes is None, "somebody has made room meanwhile"
