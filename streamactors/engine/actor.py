@@ -82,6 +82,9 @@ class ActorGroup:
     def __init__(self, actors: Sequence[Actor]) -> None:
         self._actors = list(actors)
         self._tasks: dict[asyncio.Task[None], Actor] = {}
+        self.failed: str | None = None
+        """The name of the actor that failed first."""
+
         self._cause: BaseException | None = None
         self._stopped = False
 
@@ -111,9 +114,9 @@ class ActorGroup:
         pending = set(self._tasks)
         while pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            failures = [error for task in done if (error := self._failure(task)) is not None]
-            self._cause = failures[0] if failures else None
-            if self._cause is not None:
+            failures = [(error, task.get_name()) for task in done if (error := self._failure(task)) is not None]
+            if failures:
+                self._cause, self.failed = failures[0]
                 return
 
     async def _stop(self) -> None:

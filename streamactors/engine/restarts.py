@@ -6,6 +6,13 @@ full jitter. Pure: time and randomness come in, a delay or None comes out.
     "give up" too early   a service that is away for a minute takes the job down with it
     "give up" too late    a record that fails every time keeps the machine busy for hours before anybody is told
 
+What restarts is the policy's ``scope``:
+
+    region    the region that failed: regions share nothing, so the others can't have been hurt by it. The default
+    all       every region of the job: for pipelines whose regions must not drift apart while one of them is away, such
+              as a region that reads the topic which another one writes and a person who compares the two
+    none      nothing: the first failure is final, for a job that something else starts again
+
 Source: Erlang/OTP design principles, "Supervisor behaviour: tuning the intensity and period".
 """
 
@@ -14,11 +21,22 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+from streamactors.core.errors import UsageError
+
+Scope = Literal["region", "all", "none"]
+
+_DOUBLINGS_MAX = 64
+"""Of the backoff: beyond any patience, and below where a float overflows."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How often, how fast. Durations in seconds."""
+    """What restarts, how often, how fast. Durations in seconds."""
+
+    scope: Scope = "region"
+    """What a failure takes back to its checkpoint; see the module's header."""
 
     restarts_max: int = 5
     """Restarts within ``window`` before the failure goes up. 0: the first failure is final."""
@@ -31,6 +49,19 @@ class RestartPolicy:
 
     backoff_max: float = 10.0
     """No wait is longer than this."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be followed."""
+        if self.scope not in get_args(Scope):
+            raise UsageError(f"restart policy: scope={self.scope!r} is none of {', '.join(get_args(Scope))}. Give one.")
+        for name in ("restarts_max", "window", "backoff_first", "backoff_max"):
+            if not getattr(self, name) >= 0:  # nan too
+                raise UsageError(f"restart policy: {name}={getattr(self, name)} is no number from 0 on. Give one.")
+
+    @property
+    def limit(self) -> int:
+        """Restarts that are allowed in the window."""
+        return 0 if self.scope == "none" else self.restarts_max
 
 
 class RestartIntensity:
@@ -47,8 +78,9 @@ class RestartIntensity:
             self._failures.popleft()
         self._failures.append(now)
         count = len(self._failures)
-        if count > self._policy.restarts_max:
+        if count > self._policy.limit:
             return None
-        ceiling = min(self._policy.backoff_max, self._policy.backoff_first * 2.0 ** (count - 1))
+        doubled = self._policy.backoff_first * 2.0 ** min(count - 1, _DOUBLINGS_MAX)
+        ceiling = min(self._policy.backoff_max, doubled)
         # Half fixed, half random: regions that fell together don't come back together, and none comes back at once.
         return ceiling * (0.5 + 0.5 * self._random.random())

@@ -7,91 +7,251 @@ One attempt, in numbered steps that the code repeats:
     3. pending output that a checkpoint holds and a target does not show is committed (E2); also when there is nothing
        more to run, because the input was complete: what the last epoch of all wrote may be among it
     4. actors are wired and started, from the end of the stream to its source
-    5. one of them fails: all are stopped, newest first; commits that are on their way are waited for (the
-       coordinator's last act); after a backoff with jitter, again from 1
+    5. one of them fails: all are stopped, newest first. Then it is decided what follows, and who wants to hear it is
+       told. Again from 1 after a backoff with jitter, but never before the writer's thread and the targets have
+       answered for all that they were handed, however long that takes: it would land after the rewind
     6. all of them end: the run is over
 
 More failures than the policy allows, in its window or since the last checkpoint: the failure goes up, with what failed
 last and why. (The second count is for a record that fails every time and takes longer to reach than the window.)
+
+With the policy's scope "all", a failure takes the other regions back as well: they stop where they stand, and all start
+again when the last of them has stopped and the backoff is over. They have one count of failures together.
+
+A stop that meets a failure wins: what fails while it is being stopped is told and logged, and starts nothing. But an
+error that no attempt could mend goes up all the same, because the next start would meet it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+import msgspec
 
 from streamactors.core.errors import Damaged, Held, PipelineError, SinkConflict, UsageError
-from streamactors.engine.actor import ActorGroup
-from streamactors.engine.restarts import RestartIntensity
+from streamactors.core.ports import Clock
+from streamactors.engine.actor import STOP_GRACE_SECONDS, ActorGroup
+from streamactors.engine.restarts import RestartIntensity, RestartPolicy
 from streamactors.flow.sequencing import PartitionId
 
+from .coordinator import Coordinator
+from .facts import calling
+from .failures import Failure, FailureReports, failure_of
+from .room import is_full
+from .states import Life, State
 from .status import RegionStatus, region_status
+from .watchdog import awaited_by
 from .wiring import RegionWorld, RunningRegion, position_of, wire
 
 _FINAL = (PipelineError, UsageError, Held, Damaged, SinkConflict, AssertionError)
 """Errors that another attempt can't mend: the pipeline is wrong, what was durable is not there any more, or we are."""
 
 
+class Gathering:
+    """A restart that several regions begin together: when all have stopped, and not before a time."""
+
+    def __init__(self, because: str, regions: Iterable[str], not_before: float) -> None:
+        self.because = because
+        """The region that failed."""
+
+        self.missing = set(regions)
+        """Regions that have not stopped yet."""
+
+        self.not_before = not_before
+        """Monotonic seconds."""
+
+        self._complete = asyncio.Event()
+
+    def arrive(self, region: str) -> None:
+        """Note that *region* has stopped, or is over."""
+        self.missing.discard(region)
+        if not self.missing:
+            self._complete.set()
+
+    async def wait(self, clock: Clock) -> None:
+        """Return when it is time to start."""
+        await self._complete.wait()
+        await clock.sleep(max(0.0, self.not_before - clock.monotonic()))
+
+
+@dataclass
+class Crew:
+    """What the supervisors of a job have in common."""
+
+    reports: FailureReports
+    regions: list[RegionSupervisor] = field(default_factory=list)
+    shared: RestartIntensity | None = None
+    """The one count of failures, where all regions restart together."""
+
+    def intensity(self, policy: RestartPolicy, random: Random) -> RestartIntensity:
+        """Return what counts a region's failures."""
+        if policy.scope != "all":
+            return RestartIntensity(policy, random)
+        self.shared = self.shared or RestartIntensity(policy, random)
+        return self.shared
+
+    def take_back(self, failed: RegionSupervisor, delay: float, now: float) -> None:
+        """Let all regions that are not over go back to their checkpoints, because *failed* has to."""
+        going = [region for region in self.regions if not region.state.is_final and not region.stopping]
+        gathering = Gathering(failed.id, [region.id for region in going], now + delay)
+        for region in going:
+            region.join(gathering)
+
+
 class RegionSupervisor:
     """Run one region. See the module's header."""
 
-    def __init__(self, region: RegionWorld) -> None:
+    def __init__(self, region: RegionWorld, crew: Crew) -> None:
+        clock = region.world.ports.clock
+        self.life = Life(region.plan.id, clock.now_ms())
         self.restarts = 0
         self.attempt = 0
         self.running: RunningRegion | None = None
-        self.finished = False
-        """Whether the region's input is complete: it has been run with ``finish``."""
+        self.stopping = False
+        self.ending: Coordinator | None = None
+        """Of the attempt before, as long as what it handed to a thread or a target may not be answered."""
 
-        self.ended = False
-        """Whether the run has come to its end."""
+        self.restart_at: float | None = None
+        """Monotonic time of the next attempt, while it is waited for."""
+
+        self.gathering: Gathering | None = None
+        """The common restart that this one waits for."""
 
         self.last: RegionStatus | None = None
         """What was seen of the last attempt when it ended."""
 
-        self.on_running: Callable[[], None] = lambda: None
-        self._region = region
-        self._intensity = RestartIntensity(region.settings.restarts, region.world.ports.random)
+        self.world = region
+        self._crew = crew
+        self.clock = clock
+        self._intensity = crew.intensity(region.settings.restarts, region.world.ports.random)
         self._log = logging.getLogger(f"streamactors.{region.job}.{region.plan.id}")
         self._draining = False
-        self._stopping = False
         self._stuck = 0  # failures since the checkpoint _stuck_at
         self._stuck_at = -1
         self._group: ActorGroup | None = None
+        self._failed: str | None = None  # who failed in the last attempt
+        self._task: asyncio.Task[None] | None = None
+        self._seen = (0, 0, clock.monotonic())  # attempt, records, when they were first seen
+        self._awaited: dict[str, object] = {}  # by operator: the row whose call has been told as one that hangs
+        self._between = False  # two attempts: nobody is there to be asked to stop
+        region.room.on_change = self._on_room
+        crew.regions.append(self)
 
     @property
     def id(self) -> str:
         """The region's id."""
-        return self._region.plan.id
+        return self.world.plan.id
+
+    @property
+    def state(self) -> State:
+        """See job/states.py."""
+        return self.life.state
 
     async def run(self) -> None:
         """Run to the end; raise what used up the restarts."""
-        clock = self._region.world.ports.clock
-        while not self.finished:
-            try:
-                await self._attempt()
-            except _FINAL:
+        self._task = asyncio.current_task()
+        try:
+            while not self.state.is_final and not self.stopping:
+                await self._attempt_and_decide()
+        except asyncio.CancelledError:
+            if not self.stopping:
                 raise
-            except Exception as error:
-                if self._stopping:  # it goes down with what it was asked to give up anyway
-                    self._log.warning("region %s failed while it was stopped: %s", self.id, error)
-                    return
-                delay = self._intensity.on_failure(clock.monotonic())
-                if delay is None or self._makes_no_progress():
-                    raise
-                self.restarts += 1
-                self._log.warning("region %s failed and starts again in %.2f s: %s", self.id, delay, error)
-                await clock.sleep(delay)
-            else:
-                self.ended = True
+        except BaseException as error:
+            self._to(State.FAILED, error)
+            raise
+        finally:
+            if not self.state.is_final:
+                self._to(State.ENDED if self.stopping else State.FAILED)
+            if self.gathering is not None:
+                self.gathering.arrive(self.id)
+            await self._abandon()
+
+    async def _attempt_and_decide(self) -> None:
+        try:
+            await self._attempt()
+        except Exception as error:  # noqa: BLE001 - it is told, and raised again when it is final
+            delay = self._decide(error)
+            if delay is None:
                 return
+            self._to(State.RESTARTING, error)
+            self._log.warning("region %s failed and starts again in %.2f s: %s", self.id, delay, error)
+            now = self.clock.monotonic()
+            self.restart_at = now + delay
+            if self.world.settings.restarts.scope == "all" and self.gathering is None:
+                self._crew.take_back(self, delay, now)
+        else:
+            if self.state.is_final or self.stopping:
+                return
+            if self.gathering is None:
+                self._to(State.ENDED)
+                return
+        self.restarts += 1
+        await self._until_time()
+
+    def _decide(self, error: Exception) -> float | None:
+        """Return the seconds to wait for the next attempt; None when it was being stopped; raise when it gives up."""
+        final = isinstance(error, _FINAL) or (self._draining and is_full(error))
+        if not final and (self.stopping or self.gathering is not None):
+            self._log.warning("region %s failed while it was stopped: %s", self.id, error)
+            self._tell(msgspec.structs.replace(self._failure(error, None), decision="stops"))
+            return None if self.stopping else 0.0
+        delay = None if final else self._intensity.on_failure(self.clock.monotonic())
+        if delay is not None and self._makes_no_progress():
+            delay = None
+        self._tell(self._failure(error, delay))
+        if delay is None:
+            raise error
+        return delay
+
+    def _failure(self, error: Exception, delay: float | None) -> Failure:
+        return failure_of(
+            error,
+            job=self.world.job,
+            region=self.id,
+            actor=self._failed,
+            attempt=self.attempt,
+            delay=delay,
+            now_ms=self.clock.now_ms(),
+        )
+
+    def _tell(self, failure: Failure) -> None:
+        self._crew.reports.tell(failure)
 
     def _makes_no_progress(self) -> bool:
         """Whether as many attempts as there may be restarts have ended at the same checkpoint."""
-        restored = self._region.store.restore(self.id)
+        restored = self.world.store.restore(self.id)
         epoch = 0 if restored is None else restored.epoch
         self._stuck = self._stuck + 1 if epoch == self._stuck_at else 1
         self._stuck_at = epoch
-        return self._stuck > self._region.settings.restarts.restarts_max
+        return self._stuck > self.world.settings.restarts.limit
+
+    async def _until_time(self) -> None:
+        """Return when the next attempt may begin: what was handed over is answered, and the wait is over."""
+        self._between = True
+        try:
+            if self.ending is not None:
+                await self.ending.answered()
+                self.ending = None
+            if self.gathering is None and self.restart_at is not None:
+                await self.clock.sleep(max(0.0, self.restart_at - self.clock.monotonic()))
+            while (gathering := self.gathering) is not None:  # another one may come while we wait
+                self.restart_at = gathering.not_before
+                gathering.arrive(self.id)
+                await gathering.wait(self.clock)
+                self.gathering = None if self.gathering is gathering else self.gathering
+        finally:
+            self._between = False
+            self.restart_at = None
+
+    async def _abandon(self) -> None:
+        """Nothing follows: cancel a commit that the stop's grace was too short for; the next start recovers."""
+        if self.ending is not None:
+            await self.ending.abandon()
+            self.ending = None
 
     def has_read(self, ends: Mapping[PartitionId, int]) -> bool:
         """Return whether the running attempt has numbered everything up to *ends*."""
@@ -100,41 +260,116 @@ class RegionSupervisor:
         partitions = self.running.sequencer.sequencing.partitions
         return all(partitions[key].offset >= end for key, end in ends.items())
 
+    def stood(self) -> float:
+        """Return for how many seconds no record has been numbered, as far as somebody looked."""
+        now, records = self.clock.monotonic(), 0 if self.running is None else self.running.sequencer.records
+        if (self.attempt, records) != self._seen[:2]:
+            self._seen = (self.attempt, records, now)
+        return now - self._seen[2]
+
+    def look(self) -> None:
+        """Look, about once a second, whether records come, and whether a call does not return."""
+        self.stood()
+        bound = self.world.settings.await_ms / 1_000
+        calls = calling(self.running) if self.running is not None and bound else ()
+        seen, self._awaited = self._awaited, {}
+        for operator in calls:
+            row, seconds = operator.in_flight.oldest_row, operator.oldest_seconds
+            known = seen.get(operator.name)
+            told = known is not None and known == row
+            if seconds >= bound and not told:
+                self._log.warning(
+                    "operator %s has awaited %s for %.0f s. No checkpoint is complete before it returns. Give the call "
+                    "a timeout; await_ms sets the bound, 0 none.",
+                    operator.name, awaited_by(operator), seconds,
+                )  # fmt: skip
+            if seconds >= bound:
+                self._awaited[operator.name] = row
+
     def drain(self) -> None:
         """Read nothing more, take a last checkpoint, end."""
         self._draining = True
+        self.world.room.end()
         if self.running is not None:
+            if self.state in (State.RUNNING, State.WAITING):
+                self._to(State.DRAINING)
             self.running.sequencer.drain()
 
-    def stop(self) -> bool:
-        """Stop where it stands; recovery does the rest. Return False when no attempt is running."""
-        self._stopping = True
+    def stop(self) -> None:
+        """Stop where it stands; recovery does the rest."""
+        if self.stopping or self.state.is_final:
+            return
+        self.stopping = True
+        self._to(State.STOPPING)
+        self.world.room.close()
         if self._group is not None:
             self._group.stop()
-        return self._group is not None
+        elif self._task is not None and self._between:
+            self._task.cancel()
+        elif self._task is not None:  # an attempt is being built, and will see it; unless foreign code hangs
+            asyncio.get_running_loop().call_later(STOP_GRACE_SECONDS, self._task.cancel)
+
+    def join(self, gathering: Gathering) -> None:
+        """Go back to the checkpoint, and start again with the others."""
+        self.gathering = gathering
+        if self.id != gathering.because:
+            self._log.warning("region %s goes back to its checkpoint, as %s has to", self.id, gathering.because)
+            self._to(State.RESTARTING)
+        if self._group is not None:
+            self._group.stop()
+
+    def _on_room(self) -> None:
+        if self.world.room.waiting is not None and self.state is not State.STOPPING:
+            self._to(State.WAITING)
+        elif self.state is State.WAITING and self.running is not None:
+            self._to(self._under_way)
+
+    @property
+    def _under_way(self) -> State:
+        return State.DRAINING if self._draining else State.RUNNING
+
+    def _to(self, state: State, error: BaseException | None = None) -> None:
+        self.life.to(state, self.clock.now_ms(), error)
 
     async def _attempt(self) -> None:
-        region = self._region
+        region = self.world
         threads, lane = region.world.ports.threads, state_lane(region.job)
-        self.attempt = await threads.run(lane, region.store.begin_attempt, region.plan.id)  # 1
+        self._failed = None
+        region.room.begin()
+        self.attempt = await region.room.until_done(
+            lambda: threads.run(lane, region.store.begin_attempt, region.plan.id)
+        )  # 1
         restored = region.store.restore(region.plan.id)  # 2
         for target in region.targets.values():  # 3
             with region.store.snapshot() as snapshot:
                 rows = snapshot.scan(target.committer.database)
             await target.committer.recover(rows)
         if position_of(region, restored).finished:
-            self.finished = True
+            if not self.stopping:
+                self._to(State.FINISHED)
             return
         running = await wire(region, self.attempt, restored)  # 4
         self.running, self._group = running, ActorGroup(running.actors)
         if self._draining:
             running.sequencer.drain()
-        self.on_running()
+        if self.stopping or self.gathering is not None:
+            self._group.stop()  # they start, see it, and release what they hold
+        else:
+            self._to(self._under_way)
         try:
             await self._group.run()  # 5, 6
         finally:
             self.last = region_status(self)
+            self._note_end(running, self._group)
             self.running = self._group = None
+
+    def _note_end(self, running: RunningRegion, group: ActorGroup) -> None:
+        """Remember who failed, and who may still have something of ours."""
+        self._failed, coordinator = group.failed, running.coordinator
+        if isinstance(coordinator, Coordinator):  # another one awaits its commits itself, and the lane keeps the order
+            self.ending = coordinator
+            if group.failed == coordinator.name and coordinator.handed_over is not None:
+                self._failed = coordinator.handed_over.to
 
 
 def state_lane(job: str) -> str:

@@ -27,7 +27,14 @@ class Settings:
     """How far the run goes."""
 
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
-    """How often a failed region starts again, and how fast."""
+    """What starts again after a failure, how often, and how fast."""
+
+    watchdog_ms: int = 500
+    """A function that keeps the event loop for this long, ms, is named in the log. 0: nobody looks. Shorter finds more,
+    and costs more; a web service around the job is late by as much before anybody is told."""
+
+    await_ms: int = 10_000
+    """A call of an async function that has not returned after this long, ms, is named in the log. 0: never."""
 
     quota_bytes: int | None = None
     """Bytes that the job's state may take on disk. None: what the disk has."""
@@ -46,3 +53,6 @@ class Settings:
         for name in ("checkpoint_every_ms", "batch_records"):
             if getattr(self, name) < 1:
                 raise UsageError(f"settings: {name}={getattr(self, name)} is below 1. Give at least 1.")
+        for name in ("watchdog_ms", "await_ms"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"settings: {name}={getattr(self, name)} is negative. Give 0 to turn it off.")

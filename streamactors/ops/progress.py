@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.job.status import JobStatus, RegionStatus
+from streamactors.job.why import duration_text
 
 from .output import iso_time
 
@@ -70,22 +71,6 @@ def watermark_text(watermark: int, now_ms: int) -> str:
     if watermark == MAX_TIME:
         return "event time has ended"
     return f"watermark {iso_time(watermark)}, {duration_text(now_ms - watermark)} behind"
-
-
-def duration_text(ms: int) -> str:
-    """Return a duration with two or three significant figures: ``1.2 s``, ``15 min``, ``3.4 days``."""
-    size = abs(ms)
-    for unit, unit_ms, until in (
-        ("ms", 1, 1_000),
-        ("s", 1_000, 120_000),
-        ("min", 60_000, 7_200_000),
-        ("h", 3_600_000, 172_800_000),
-        ("days", 86_400_000, 730 * 86_400_000),
-    ):
-        if size < until:
-            number = ms / unit_ms
-            return f"{number:.0f} {unit}" if unit == "ms" or abs(number) >= 10 else f"{number:.1f} {unit}"
-    return f"{ms / (365.25 * 86_400_000):.1f} years"
 
 
 def summary_line(status: JobStatus, how: str, seconds: float, *, rated: bool) -> str:
