@@ -6,16 +6,19 @@
 
 Start, in numbered steps that the code repeats; each may refuse, and then nothing has been changed by those behind it:
 
-    1. the pipeline is planned                      PipelineError
+    1. the pipeline is planned, and its sources     PipelineError
+       can give again what the guarantee needs
     2. the job's lock is taken                      Held, with the holder's pid
     3. ``before_start`` functions run
     4. the store is opened, its identity checked    UsageError
-    5. the stored plan is compared with the new     PipelineError
+    5. the stored plan and guarantee are compared   PipelineError
+       with the new
     6. sources and sinks are opened
     7. each region gets its supervisor
 
 How it ends: *drain* reads nothing more, takes a last checkpoint, commits the sinks; event time does not move. *stop*
-ends at once; the next start recovers. A region that gives up stops the others, and the job fails with all causes.
+ends at once; the next start recovers. A region that gives up stops the others, whether somebody waits for the job or
+not, and the job fails with all causes.
 
 Two jobs may run in one loop. There is no signal handler here, and no thread outlives the job.
 """
@@ -23,33 +26,39 @@ Two jobs may run in one loop. There is no signal handler here, and no thread out
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from streamactors.core.connectors import World
+from streamactors.core.connectors import Guarantee, JobWatcher, Source, World
 from streamactors.core.errors import JobFailed, PipelineError, UsageError
 from streamactors.core.ports import Lock, Ports
 from streamactors.core.times import Duration, duration_ms
 from streamactors.durable.log import Log
-from streamactors.durable.realtime import real_ports
-from streamactors.durable.store import Checkpoint, CommitStats, Store
-from streamactors.durable.views import ViewReader
+from streamactors.durable.realtime import RealThreads, real_ports
+from streamactors.durable.store import Store
+from streamactors.durable.views import Overlay, ViewReader
 from streamactors.flow.sequencer import Bound
 from streamactors.flow.sequencing import PartitionId
 from streamactors.graph.pipeline import Pipeline
 from streamactors.graph.plan import RegionPlan, plan
 
+from .failures import FailureReports, OnFailure
+from .guarantees import PROMISES, guarantee_of, refuse_sources, refuse_switch
 from .pending import Committer
-from .region import RegionSupervisor, state_lane
+from .region import Crew, RegionSupervisor, state_lane
+from .room import PatientTarget, Room
 from .settings import Settings
+from .states import State, job_state
 from .status import JobStatus, region_status
-from .wiring import RegionWorld, Target
+from .watchdog import watch
+from .wiring import RegionWorld, RunningRegion, Target
 
 CATCH_UP_POLL_SECONDS = 0.002
-"""How often ``catch_up`` looks: finer than a checkpoint takes, and only while somebody waits for it."""
+"""How often ``catch_up`` and ``checkpoint`` look whether what they wait for was read: finer than a checkpoint takes, and
+only while somebody waits for it."""
 
 VERSION = 1
 """The version of a job; versions side by side come later."""
@@ -63,56 +72,61 @@ def job_folder(data_dir: Path, job: str) -> Path:
 class Job:
     """A running pipeline. Made by ``run``."""
 
-    def __init__(self, pipeline: Pipeline, data_dir: Path, ports: Ports, settings: Settings, log: Log | None) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        data_dir: Path,
+        ports: Ports,
+        settings: Settings,
+        log: Log | None,
+        on_failure: OnFailure | None = None,
+    ) -> None:
         self.name = pipeline.name
         self.log = log if log is not None else Log(data_dir, ports)
         """The log of the data folder: append to a topic, or read one."""
 
         self.views: ViewReader
-        """The job's views, as of the last checkpoint."""
+        """The job's views: as of the last checkpoint, or as they are now where the guarantee shows changes at once."""
 
         self._pipeline = pipeline
         self._folder = job_folder(data_dir, pipeline.name)
         self._ports = ports
         self._settings = settings
-        self._world = World(data_dir, ports, self.log)
+        bounded = settings.bound is not Bound.LIVE or settings.follow is not None
+        self._world = World(data_dir, ports, self.log, bounded)
         self._own_log = log is None
         self._store: Store | None = None
         self._lock: Lock | None = None
+        self._opened: list[Source] = []
         self._targets: list[Target] = []
-        self._regions: list[RegionSupervisor] = []
+        self._crew = Crew(FailureReports(pipeline.name, on_failure))
+        self._regions = self._crew.regions
+        self._unwatch: Callable[[], None] = lambda: None
         self._tasks: dict[asyncio.Task[None], RegionSupervisor] = {}
-        self._running = asyncio.Event()
+        self._overlays: dict[str, Overlay] = {}
 
     def __repr__(self) -> str:
         return f"Job({self.name!r}, {self.state})"
 
     @property
-    def state(self) -> str:
-        """``starting``, ``running``, ``ended``, ``finished`` (its input is complete), or ``failed``."""
-        if not self._tasks:
-            return "starting"
-        if not all(task.done() for task in self._tasks):
-            return "running"
-        if any(task.cancelled() or task.exception() is not None for task in self._tasks):
-            return "failed"
-        return "finished" if all(region.finished for region in self._regions) else "ended"
+    def state(self) -> State:
+        """What its regions' states make of it: see job/states.py. It equals its name, such as ``"running"``."""
+        return job_state(region.state for region in self._regions)
 
     async def wait(self) -> None:
         """Return when the run has ended; raise JobFailed when a region gave up."""
-        pending = set(self._tasks)
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if any(not task.cancelled() and task.exception() is not None for task in done):
-                await self.stop()
-        errors = [e for task in self._tasks if not task.cancelled() and (e := task.exception()) is not None]
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._raise_if_failed()
+
+    def _raise_if_failed(self) -> None:
+        tasks = [task for task in self._tasks if task.done() and not task.cancelled()]
+        errors = [error for task in tasks if (error := task.exception()) is not None]
         failures = [error for error in errors if isinstance(error, Exception)]
         if len(failures) < len(errors):  # what is no Exception is nobody's to wrap: it goes on as it is
             raise next(error for error in errors if not isinstance(error, Exception))
         if failures:
-            names = ", ".join(
-                region.id for task, region in self._tasks.items() if not task.cancelled() and task.exception()
-            )
+            names = ", ".join(self._tasks[task].id for task in tasks if task.exception() is not None)
             raise JobFailed(f"job {self.name} gave up on region {names}: {failures[0]}", failures)
 
     async def drain(self) -> None:
@@ -123,19 +137,22 @@ class Job:
 
     async def stop(self) -> None:
         """End at once, without a last checkpoint; the next start goes on from the one before."""
-        for task, region in self._tasks.items():
-            if not task.done() and not region.stop():
-                task.cancel()  # between two attempts: nobody is there to be asked
+        for region in self._regions:
+            region.stop()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     async def checkpoint(self) -> dict[str, int]:
         """Take a checkpoint now: what was read before the call is durable, and visible, when it returns.
 
-        A region that has ended took its last one then. Refused when all have.
+        At-most-once has no checkpoints: what was read is handled, written, and visible to other processes as well.
+
+        A region that has ended took its last one then. Refused when all have. When a region restarts, its next attempt
+        takes the checkpoint; when one gives up, this raises JobFailed.
         """
         self._refuse_if_over()
-        return {region.id: await self._checkpoint(region) for region in self._regions if not self._is_over(region)}
+        going = [region for region in self._regions if not self._is_over(region)]
+        return {region.id: await self._checkpoint(region, read_so_far) for region in going}
 
     async def catch_up(self) -> None:
         """Return when all that is durable in the sources now is counted, and visible: read your own writes.
@@ -143,66 +160,93 @@ class Job:
         Cost: a checkpoint. A file is read up to the length that it had when the job started.
         """
         for region in self._regions:
-            ends: dict[PartitionId, int] = {}
-            while not self._is_over(region) and (not ends or not region.has_read(ends)):
-                if region.running is not None and not ends:
-                    ends = {reader.partition: reader.end for reader in region.running.readers}
-                    continue
-                await self._ports.clock.sleep(CATCH_UP_POLL_SECONDS)
-        await self.checkpoint()
+            await self._checkpoint(region, lambda running: {reader.partition: reader.end for reader in running.readers})
+        self._refuse_if_over()
 
     def _is_over(self, region: RegionSupervisor) -> bool:
         return next(task for task, other in self._tasks.items() if other is region).done()
 
     def _refuse_if_over(self) -> None:
+        self._raise_if_failed()
         if all(task.done() for task in self._tasks):
             raise UsageError(f"job {self.name} has {self.state}: nothing is read or checkpointed any more.")
 
-    async def _checkpoint(self, region: RegionSupervisor) -> int:
-        while True:
+    async def _checkpoint(
+        self, region: RegionSupervisor, wanted: Callable[[RunningRegion], dict[PartitionId, int]]
+    ) -> int:
+        """Return the epoch of a checkpoint that holds all below the offsets that *wanted* tells of a running region.
+
+        It must be one of an attempt that has read so far: an attempt that begins meanwhile has gone back. One that
+        begins without memory is asked anew, because what was read before is gone.
+        """
+        asked: RunningRegion | None = None
+        ends: dict[PartitionId, int] = {}
+        while not self._is_over(region):
             running = region.running
-            epoch = None if running is None else await running.coordinator.request()
-            if epoch is not None:
-                return epoch
-            task = next(task for task, other in self._tasks.items() if other is region)
-            if task.done():
-                self._refuse_if_over()
-                return 0 if region.last is None else region.last.checkpoint.epoch
-            self._running.clear()
-            if region.running is not None and region.running is not running:
-                continue  # the next attempt began while we looked
-            waiting = asyncio.create_task(self._running.wait())
-            await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
+            if running is not None:
+                if asked is None or (running is not asked and not region.world.promise.keeps):
+                    asked, ends = running, wanted(running)
+                if region.has_read(ends):
+                    epoch = await running.coordinator.request()
+                    if epoch is not None:
+                        return epoch
+            await self._ports.clock.sleep(CATCH_UP_POLL_SECONDS)
+        self._refuse_if_over()
+        return 0 if region.last is None else region.last.checkpoint.epoch
 
     def status(self) -> JobStatus:
         """Return what can be seen of the job now: state, and for each region its operators and last checkpoint."""
-        return JobStatus(self.name, self.state, [region_status(region) for region in self._regions])
+        return JobStatus(self.name, self.state.value, [region_status(region) for region in self._regions])
 
     # Start and end; called by ``run``. --------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Take the numbered steps of the module's header."""
         plans = plan(self._pipeline)  # 1
+        refuse_sources(plans, self._settings.guarantee)
         threads, lane = self._ports.threads, state_lane(self.name)
         await threads.run(lane, self._take_lock)  # 2
         for prepare in self._pipeline.preparations:  # 3
             await prepare(self.log)
         store = await threads.run(lane, self._open_store)  # 4
-        self.views = ViewReader(store)
+        if PROMISES[self._settings.guarantee].at_once:
+            views = [node.view for region in plans for stage in region.stages for node in stage.nodes]
+            self._overlays = {view: Overlay() for view in views if view is not None}
+        self.views = ViewReader(store, self._overlays)
         identity = await threads.run(
             lane, lambda: store.identity(self.name, version=VERSION, new_id=self._ports.new_id())
         )
         await threads.run(lane, self._check_plan, store, plans)  # 5
+        if self._settings.sync:
+            await threads.run(lane, store.make_reserve)
         for region in plans:  # 6
-            self._regions.append(RegionSupervisor(await self._region(region, store, identity.incarnation)))
-        for supervisor in self._regions:  # 7
-            supervisor.on_running = self._running.set
-            self._tasks[asyncio.create_task(supervisor.run(), name=f"{self.name}/{supervisor.id}")] = supervisor
+            RegionSupervisor(await self._region(region, store, identity.incarnation), self._crew)
+        for supervisor, region in zip(self._regions, plans, strict=True):  # 7
+            task = asyncio.create_task(supervisor.run(), name=f"{self.name}/{supervisor.id}")
+            task.add_done_callback(lambda _, region=region: self._tell([plan.source for plan in region.sources]))
+            task.add_done_callback(self._on_region_over)
+            self._tasks[task] = supervisor
+        # (In a simulation time stands while code runs, and there is no other thread.)
+        if self._settings.watchdog_ms and isinstance(threads, RealThreads):
+            self._unwatch = watch(self._settings.watchdog_ms, self._look)
+
+    def _on_region_over(self, task: asyncio.Task[None]) -> None:
+        """Half a pipeline is not an answer: a region that gave up stops the others."""
+        if not task.cancelled() and task.exception() is not None:
+            for region in self._regions:
+                region.stop()
+
+    def _look(self) -> None:
+        """About once a second, while the watchdog looks."""
+        for region in self._regions:
+            region.look()
 
     async def close(self) -> None:
         """Release everything; harmless at any point of a start that failed."""
         await self.stop()
+        await self._crew.reports.close()
+        self._unwatch()
+        self._tell(list(self._opened))
         for target in self._targets:
             await target.committer.close()
         if self._own_log:
@@ -227,12 +271,19 @@ class Job:
             self._lock.release()
 
     async def _region(self, region: RegionPlan, store: Store, incarnation: str) -> RegionWorld:
-        ends = {source.id: await source.source.ends(self._world) for source in region.sources}
-        bounded = self._settings.bound is not Bound.LIVE or self._settings.follow is not None
+        ends = {}
+        for source in region.sources:
+            ends[source.id] = await source.source.ends(self._world)
+            self._opened.append(source.source)
+        bounded = self._world.bounded
+        threads, lane = self._ports.threads, state_lane(self.name)
+        room = Room(
+            self._ports.clock, lambda: threads.run(lane, store.give_up_reserve), name=f"{self.name}.{region.id}"
+        )
         targets = {}
         for sink in (node.sink for stage in region.stages for node in stage.nodes if node.sink is not None):
             partitions = await sink.partitions(self._world)
-            target = await sink.target(self._world)
+            target = PatientTarget(await sink.target(self._world), room)
             targets[sink.id] = Target(target, partitions, Committer(sink.id, self.name, target))
         self._targets += targets.values()
         return RegionWorld(
@@ -241,21 +292,28 @@ class Job:
             plan=region,
             world=self._world,
             store=store,
-            commit=self._commit,
+            commit=lambda checkpoint: room.until_done(lambda: threads.run(lane, store.commit, checkpoint)),
+            room=room,
             settings=self._settings,
             partitions={source: len(of) for source, of in ends.items()},
             ends={(source, part): end for source, of in ends.items() for part, end in enumerate(of)} if bounded else None,
             targets=targets,
+            overlays=self._overlays,
         )
 
-    async def _commit(self, checkpoint: Checkpoint) -> CommitStats:
-        assert self._store is not None, "a commit before the store was opened"
-        return await self._ports.threads.run(state_lane(self.name), self._store.commit, checkpoint)
+    def _tell(self, sources: Sequence[Source]) -> None:
+        """Tell those of *sources* that must hear it, once, that this job reads no more from them."""
+        for source in sources:
+            if source in self._opened:
+                self._opened.remove(source)
+                if isinstance(source, JobWatcher):
+                    source.job_ended()
 
     def _check_plan(self, store: Store, plans: list[RegionPlan]) -> None:
         """Refuse a stored checkpoint that does not fit the pipeline."""
+        refuse_switch(store, self._settings.guarantee, self._folder)
         wanted = {region.id: region.signature() for region in plans}
-        stored = store.plan
+        stored = store.plan if PROMISES[self._settings.guarantee].keeps else None  # else there is no state to fit
         # What was planned and never ran to a checkpoint binds nobody: there is no state to fit.
         begun = {region: was for region, was in (stored or {}).items() if store.restore(region) is not None}
         if differences := _differences(begun, wanted, _places(plans)):
@@ -289,13 +347,29 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any], places: dict[st
     return differences
 
 
+def read_so_far(running: RunningRegion) -> dict[PartitionId, int]:
+    """Return the offset behind what was read of each partition."""
+    return {key: partition.offset for key, partition in running.sequencer.sequencing.partitions.items()}
+
+
+def _changed(settings: Settings, checkpoint_every: Duration | None, guarantee: Guarantee | str | None) -> Settings:
+    """Return *settings* with what ``run`` was given beside them."""
+    if checkpoint_every is not None:
+        settings = replace(settings, checkpoint_every_ms=duration_ms(checkpoint_every))
+    if guarantee is not None:
+        settings = replace(settings, guarantee=guarantee_of(guarantee))
+    return settings
+
+
 @asynccontextmanager
 async def run(
     pipeline: Pipeline,
     data_dir: Path | str,
     *,
     checkpoint_every: Duration | None = None,
+    guarantee: Guarantee | str | None = None,
     settings: Settings | None = None,
+    on_failure: OnFailure | None = None,
     log: Log | None = None,
     ports: Ports | None = None,
 ) -> AsyncIterator[Job]:
@@ -312,8 +386,14 @@ async def run(
         checkpoint_every:
             Time between checkpoints: how far views and sinks follow behind. Default 200 ms.
 
+        guarantee:
+            What a crash may do to the result: ``exactly-once`` (the default), ``at-least-once`` or ``at-most-once``.
+
         settings:
             Everything else.
+
+        on_failure:
+            Called with a Failure for each failure of a region, plain or async. Whatever it does, the job goes on.
 
         log:
             A Log of this folder that is open already, to share it.
@@ -328,12 +408,10 @@ async def run(
 
         JobFailed: on leaving the block, when a region used up its restarts.
     """
-    settings = settings if settings is not None else Settings()
-    if checkpoint_every is not None:
-        settings = replace(settings, checkpoint_every_ms=duration_ms(checkpoint_every))
+    settings = _changed(settings or Settings(), checkpoint_every, guarantee)
     own_ports = ports is None
     ports = ports if ports is not None else real_ports()
-    job = Job(pipeline, Path(data_dir), ports, settings, log)
+    job = Job(pipeline, Path(data_dir), ports, settings, log, on_failure)
     try:
         await job.start()
         yield job
