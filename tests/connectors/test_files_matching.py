@@ -223,7 +223,7 @@ def test_the_manifest_survives_a_crash_at_any_point(tmp_path, folder, seed):
         known = manifest.Manifest("s", folder / "*", Path("/data/sources/m"), disk)
         limit, count = random.randint(1, 25), 0
 
-        def crash(operation, path, limit=limit):
+        def crash(operation, path, limit=limit, disk=disk):
             nonlocal count
             count += 1
             if count == limit:

@@ -6,6 +6,8 @@ import pytest
 
 import streamactors as sa
 from connectors.memory import Items
+from streamactors.core.batch import Batch
+from streamactors.core.connectors import EndOfInput
 from streamactors.core.limits import READ_AHEAD_BATCHES
 from streamactors.durable.realtime import RealClock
 from streamactors.flow.dead_letters import OnError
@@ -13,6 +15,7 @@ from streamactors.flow.event_time import AssignTime, EventTime
 from streamactors.flow.operator import Operator, OperatorContext
 from streamactors.flow.reader import Reader
 from streamactors.flow.transforms import Filter, FlatMap, Map
+from streamactors.testing.idle import settle
 
 
 async def reader_of(values, *, start=0, end=None, chain=(), event_time=None, batch_records=4, on_error=OnError.FAIL):
@@ -153,3 +156,128 @@ async def test_a_reader_that_waits_at_the_end_says_since_when_and_stops_when_tol
     assert reader.head() is None
     reader.stop()
     await running
+
+
+# Sources that keep records until they are acknowledged, and ends that are not known. ----------------------------------
+
+
+class Delivered:
+    """A source's reader that is fed by the test and notes what it is told."""
+
+    def __init__(self, *values):
+        self.values, self.next = list(values), 0
+        self.over = asyncio.Event()
+        self.told = []
+        self.closed = False
+        self.answer = asyncio.Event()
+        self.answer.set()
+
+    async def read(self, records_max):
+        first, end = self.next, min(self.next + records_max, len(self.values))
+        if first >= end:
+            return None
+        self.next = end
+        return Batch(self.values[first:end], offsets=range(first, end)), end
+
+    def end(self):
+        return len(self.values)
+
+    async def wait(self):
+        await self.over.wait()
+        raise EndOfInput
+
+    async def acknowledge(self, end):
+        await self.answer.wait()
+        assert not self.closed, "told after it was closed"
+        self.told.append(end)
+
+    async def close(self):
+        self.closed = True
+
+
+def reader_on(source, **more):
+    more = {"start": 0, "end": None, "decoding": Operator(), "chain": [], "batch_records": 2, **more}
+    return Reader("p/reader[0]", ("s", 0), source, clock=RealClock(), **more)
+
+
+async def test_a_partition_whose_end_was_not_known_is_exhausted_when_its_reader_says_so():
+    source = Delivered(1, 2, 3)
+    reader = reader_on(source)
+    running = asyncio.create_task(reader.run())
+    await settle()
+    assert [reader.take(9)[1], reader.take(9)[1]] == [2, 3]
+    await settle()
+    assert not reader.exhausted and reader.quiet_since is not None
+    woken = []
+    reader.notify = lambda: woken.append(True)
+    source.over.set()
+    await settle()
+    assert reader.exhausted and woken and reader.head() is None
+    reader.stop()
+    await running
+
+
+async def test_an_end_that_is_met_while_batches_wait_is_no_loss():
+    source = Delivered(1, 2, 3)
+    source.over.set()
+    reader = reader_on(source)
+    running = asyncio.create_task(reader.run())
+    await settle()
+    assert not reader.exhausted
+    rows = [reader.take(9)[0].values for _ in range(2)]
+    await settle()
+    assert rows == [[1, 2], [3]] and reader.exhausted
+    reader.stop()
+    await running
+
+
+async def test_an_acknowledgement_is_passed_on_once_and_only_to_who_waits_for_it():
+    source = Delivered(1, 2, 3)
+    reader = reader_on(source)
+    await reader.step()
+    reader.take(9)
+    for end in (1, 1, 2, 2):
+        await reader.acknowledge(end)
+    assert source.told == [1, 2]
+    await (await reader_of([1, 2])).acknowledge(2)
+
+
+async def test_a_reader_that_leaves_stays_until_what_was_taken_is_acknowledged():
+    source = Delivered(1, 2, 3)
+    reader = reader_on(source)
+    running = asyncio.create_task(reader.run())
+    await settle()
+    reader.take(1)
+    reader.leave()
+    await settle()
+    assert not source.closed
+    source.answer.clear()
+    telling = asyncio.create_task(reader.acknowledge(1))
+    reader.leave()
+    await settle()
+    assert not source.closed, "while it is being told"
+    source.answer.set()
+    await telling
+    await running
+    assert source.closed and source.told == [1]
+
+
+async def test_a_reader_that_leaves_with_nothing_taken_or_to_be_told_ends_at_once():
+    for source in (Delivered(1, 2), await Items([1, 2]).reader(None, 0, 0)):
+        reader = reader_on(source)
+        running = asyncio.create_task(reader.run())
+        await settle()
+        reader.leave()
+        await running
+
+
+async def test_nothing_is_told_to_a_source_whose_attempt_has_failed():
+    source = Delivered(1, 2)
+    reader = reader_on(source)
+    running = asyncio.create_task(reader.run())
+    await settle()
+    reader.take(9)
+    reader.stop()
+    await running
+    await reader.acknowledge(2)
+    assert source.told == []
