@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from streamactors.flow.transforms import Row
     from streamactors.flow.windows import Sliding, Tumbling
     from streamactors.graph.pipeline import Pipeline
+    from streamactors.job.failures import Failure
     from streamactors.job.runner import Job, run
     from streamactors.job.settings import Settings
 
@@ -48,6 +49,7 @@ __all__ = [
     "BadRecord",
     "Bound",
     "Damaged",
+    "Failure",
     "Guarantee",
     "Held",
     "Job",
@@ -83,6 +85,7 @@ __all__ = [
 _HOMES = {
     "AsyncItems": "connectors.iterators:AsyncItems",
     "Bound": "flow.sequencer:Bound",
+    "Failure": "job.failures:Failure",
     "Guarantee": "core.connectors:Guarantee",
     "Job": "job.runner:Job",
     "Log": "durable.log:Log",
