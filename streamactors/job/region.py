@@ -45,7 +45,7 @@ from .room import is_full
 from .states import Life, State
 from .status import RegionStatus, region_status
 from .watchdog import awaited_by
-from .wiring import RegionWorld, RunningRegion, position_of, wire
+from .wiring import RegionWorld, RunningRegion, wire
 
 _FINAL = (PipelineError, UsageError, Held, Damaged, SinkConflict, AssertionError)
 """Errors that another attempt can't mend: the pipeline is wrong, what was durable is not there any more, or we are."""
@@ -344,7 +344,7 @@ class RegionSupervisor:
             with region.store.snapshot() as snapshot:
                 rows = snapshot.scan(target.committer.database)
             await target.committer.recover(rows)
-        if position_of(region, restored).finished:
+        if restored is not None and restored.position["finished"]:
             if not self.stopping:
                 self._to(State.FINISHED)
             return

@@ -356,9 +356,7 @@ def _changed(settings: Settings, checkpoint_every: Duration | None, guarantee: G
     """Return *settings* with what ``run`` was given beside them."""
     if checkpoint_every is not None:
         settings = replace(settings, checkpoint_every_ms=duration_ms(checkpoint_every))
-    if guarantee is not None:
-        settings = replace(settings, guarantee=guarantee_of(guarantee))
-    return settings
+    return replace(settings, guarantee=guarantee_of(guarantee or settings.guarantee))
 
 
 @asynccontextmanager

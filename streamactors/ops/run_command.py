@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from streamactors.core.connectors import Guarantee
 from streamactors.core.errors import UsageError
 from streamactors.core.times import duration_ms
 from streamactors.flow.sequencer import Bound
@@ -68,12 +69,20 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @click.option("--until-end", is_flag=True, help="Stop at the ends of the input as they are now; windows stay open.")
 @click.option("--finish", is_flag=True, help="The same, but the input is complete: all windows close, for good.")
 @click.option("--checkpoint-every", metavar="TIME", default="200ms", show_default=True, help="Such as 50ms, 1s.")
+@click.option(
+    "--guarantee",
+    type=click.Choice([guarantee.value for guarantee in Guarantee]),
+    default=Guarantee.EXACTLY_ONCE.value,
+    show_default=True,
+    help="What a crash may do to the result.",
+)
 @click.option("--no-progress", is_flag=True, help="Log lines instead of the display; as without a terminal.")
 @click.argument("arguments", metavar="[-- ARGS]", nargs=-1, type=click.UNPROCESSED)
 def run(
     target: str,
     data_dir: Path,
     checkpoint_every: str,
+    guarantee: str,
     arguments: tuple[str, ...],
     *,
     until_end: bool,
@@ -89,7 +98,7 @@ def run(
     if until_end and finish:
         raise UsageError("--until-end and --finish exclude each other: windows stay open, or they close. Give one.")
     bound = Bound.UNTIL_END if until_end else Bound.FINISH if finish else Bound.LIVE
-    settings = Settings(checkpoint_every_ms=_period(checkpoint_every), bound=bound)
+    settings = Settings(checkpoint_every_ms=_period(checkpoint_every), guarantee=Guarantee(guarantee), bound=bound)
     pipeline = load(target, arguments)
     display = None if no_progress or not _is_terminal() else _display(pipeline)
     _log_to(display)

@@ -475,6 +475,20 @@ async def test_a_guarantee_may_be_given_as_text_and_a_wrong_one_is_named(data_di
             pass
 
 
+async def test_settings_may_name_it_as_text_as_well(data_dir):
+    async with sa.run(counting(Script([1])), data_dir, settings=sa.Settings(guarantee="at-least-once")) as job:
+        await until(lambda: shown(job) == {"1": 1})
+        assert job._store.guarantee == "at-least-once"
+
+
+async def test_at_most_once_may_read_from_another_number_of_partitions(data_dir):
+    async with sa.run(counting(Script([1])), data_dir, settings=settings("at-most-once")) as job:
+        await job.catch_up()
+    async with sa.run(counting(Script([1], [2], [3])), data_dir, settings=settings("at-most-once")) as job:
+        await job.catch_up()
+        assert job.state == "running"
+
+
 async def test_at_most_once_may_change_its_pipeline(data_dir):
     async with sa.run(counting(Script([1])), data_dir, settings=settings("at-most-once")) as job:
         await job.catch_up()
