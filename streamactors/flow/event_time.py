@@ -1,4 +1,4 @@
-"""Event time: when a record happened, assigned once, by the reader of its partition, before anything is repartitioned."""
+"""Event time: when a record happened, assigned once, by its partition's reader, before anything is repartitioned."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Operator:
                 return
 
     def _take_back(self, row: Batch) -> None:
-        """Delete what went before a row of an upsert stream that is left out; a FINAL one is the only one of its key."""
+        """Delete what went before a row of an upsert stream that is left out; before a FINAL one nothing did."""
         if row.kinds is not None and row.kinds[0] not in (Kind.DELETE, Kind.FINAL):
             self.on_batch(row.replace(values=[None], kinds=[Kind.DELETE]))
 
@@ -191,10 +191,9 @@ def bad_record(name: str, batch: Batch, index: int, error: Exception) -> BadReco
     return BadRecord(name, place_of(batch, index), batch.values[index], f"{type(error).__name__}: {error}{code}", index)
 
 
-def in_rows(bad: BadRecord, rows: Sequence[int]) -> BadRecord:
-    """Return *bad*, which was raised over some rows of a batch, as an error of the batch."""
+def in_rows(bad: BadRecord, rows: Sequence[int]) -> None:
+    """Let *bad*, which was raised over some *rows* of a batch, name the batch's row."""
     bad.row = None if bad.row is None else rows[bad.row]
-    return bad
 
 
 def call_each(name: str, function: Callable[..., Any], batch: Batch, *columns: Iterable[Any]) -> list[Any]:

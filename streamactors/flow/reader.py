@@ -17,6 +17,7 @@ import asyncio
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
+
 from streamactors.core.batch import Batch
 from streamactors.core.connectors import AcknowledgingReader, EndOfInput, SourceReader, Undecodable
 from streamactors.core.limits import READ_AHEAD_BATCHES
@@ -115,7 +116,7 @@ class Reader(Actor):
         return Head(batch=None) if self._source.end() > self._offset else None
 
     def take(self, records: int) -> tuple[Batch, int, Batch | None]:
-        """Remove up to *records* rows of the head; return them, the offset behind them, and dead letters from before it.
+        """Remove up to *records* rows of the head; return them, the offset behind them, and dead letters before that.
 
         Rows that came from one source record stay together, because positions and the journal count source records.
         """

@@ -19,7 +19,6 @@ How a run ends (``Bound``):
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -34,8 +33,9 @@ from streamactors.engine.actor import Actor
 from streamactors.engine.mailbox import Channel
 
 from .event_time import EventTime
+from .guide import Guide
 from .reader import Reader
-from .sequencing import Entry, Message, PartitionId, Sequencing, choose, joined
+from .sequencing import Entry, Message, PartitionId, Sequencing, choose
 
 CHUNK_OFFSETS = 65_536
 """Offsets that a partition of a source without event time gives before it is the next one's turn."""
@@ -72,7 +72,7 @@ class Sequencer(Actor):
         clock_period: int | None,
         bound: Bound,
         batch_records: int,
-        follow: Iterable[Entry] | None = None,
+        guide: Guide | None = None,
     ) -> None:
         super().__init__(name)
         self.sequencing = sequencing
@@ -97,9 +97,7 @@ class Sequencer(Actor):
         self._clock_period = clock_period
         self._bound = bound
         self._batch_records = batch_records
-        self._guide: deque[Entry] | None = (
-            None if follow is None else deque(joined(follow, skip=sequencing.position.followed))
-        )
+        self._guide = guide
         self._barrier: tuple[Barrier, bool] | None = None
         self._cut_at = sequencing.position.sequence
         self._paced_from: tuple[int, float] | None = None
@@ -114,9 +112,8 @@ class Sequencer(Actor):
     @property
     def wanted(self) -> PartitionId | None:
         """The partition that the journal which is followed reads from next; None where none is followed."""
-        if not self._guide or self._guide[0][0] != "read":
-            return None
-        return self._guide[0][1], self._guide[0][2]
+        row = None if self._guide is None else self._guide.next
+        return (row[1], row[2]) if row is not None and row[0] == "read" else None
 
     @property
     def changed(self) -> bool:
@@ -192,15 +189,16 @@ class Sequencer(Actor):
             self._send(dead, self._dead[key[0]])
         self._paced_from = None
 
-    def _follow(self, guide: deque[Entry]) -> bool:
+    def _follow(self, guide: Guide) -> bool:
         """Do what the journal says next."""
-        if not guide:
-            self._exhaust(())
+        row = guide.next
+        if row is None:
+            if guide.closed:
+                self._exhaust(())
             return False
-        kind, *rest = guide[0]
+        kind, *rest = row
         if kind == "read":
-            return self._follow_range(guide, *rest)
-        self._done(guide)
+            return self._follow_range(*rest)
         marks: dict[str, Callable[..., Iterator[Message]]] = {
             "idle": lambda source, partition: self.sequencing.idle((source, partition)),
             "pace": lambda watermark: self.sequencing.pace(watermark + 1),
@@ -212,7 +210,7 @@ class Sequencer(Actor):
             self._send(message)
         return True
 
-    def _follow_range(self, guide: deque[Entry], source: str, partition: int, first: int, end: int) -> bool:
+    def _follow_range(self, source: str, partition: int, first: int, end: int) -> bool:
         key = (source, partition)
         offset = self.sequencing.partitions[key].offset
         assert first <= offset < end, f"S1: the journal wants {first} to {end} of {key}, which stands at {offset}"
@@ -221,13 +219,7 @@ class Sequencer(Actor):
             return False
         inside = sum(1 for at in head.batch.offsets if at < end) if head.end > end else len(head.batch)
         self._admit(key, min(inside, self._batch_records), end)
-        if self.sequencing.partitions[key].offset >= end:
-            self._done(guide)
         return True
-
-    def _done(self, guide: deque[Entry]) -> None:
-        guide.popleft()
-        self.sequencing.position.followed += 1
 
     def _mark_time(self) -> None:
         """Send the marks of time that are due: idle partitions, event time at the pace of the clock, the clock."""

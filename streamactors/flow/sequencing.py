@@ -73,7 +73,8 @@ class Position(msgspec.Struct):
     stirred: bool = False  # a record came since the last clock mark: after a restart too, it has yet to be shown
     sequence: int = 0
     finished: bool = False
-    followed: int = 0  # entries that are done of a journal that is followed
+    entries: int = 0  # of the journal that were begun; neighbouring ranges of one partition are one
+    reading: tuple[str, int] | None = None  # the partition that the last entry reads; None: it is no range
 
 
 class Sequencing:
@@ -143,7 +144,7 @@ class Sequencing:
         """A partition no longer holds back the watermark, until its next record."""
         if not self.partitions[source].idle:
             self.partitions[source].idle = True
-            self.journal.append(("idle", *source))
+            self._note(("idle", *source))
             yield from self._advance(self.reach_when_idle if self.all_idle else self.reach)
 
     @property
@@ -161,7 +162,7 @@ class Sequencing:
         before = self.position.horizon
         yield from self._advance(reach)
         if self.position.horizon != before:
-            self.journal.append(("pace", self.watermark))
+            self._note(("pace", self.watermark))
 
     def clock(self, mark: int) -> Iterator[Message]:
         """Processing time has reached *mark*, a multiple of the clock period.
@@ -181,19 +182,19 @@ class Sequencing:
         """Processing time is *time* from here on (S3)."""
         assert time > self.position.clock, f"S3: the clock went from {self.position.clock} to {time}"
         self.position.clock = time
-        self.journal.append(("clock", time))
+        self._note(("clock", time))
         yield ClockMark(time)
 
     def flush(self) -> Iterator[Message]:
         """A bounded run ends: early results come out; event time does not move."""
-        self.journal.append(("flush",))
+        self._note(("flush",))
         yield Flush()
 
     def finish(self) -> Iterator[Message]:
         """The input is complete: event time ends, everything fires finally."""
         self.position.finished = True
         self.position.horizon = MAX_TIME
-        self.journal.append(("finish",))
+        self._note(("finish",))
         yield Watermark(MAX_TIME)
 
     def end(self) -> Iterator[Message]:
@@ -216,11 +217,19 @@ class Sequencing:
 
     def _note_read(self, source: PartitionId, first: int, end: int) -> None:
         assert end >= first, f"S1: {source} went from {first} back to {end}"
-        last = self.journal[-1] if self.journal else None
-        if last is not None and last[:3] == ("read", *source) and last[4] == first:
-            self.journal[-1] = ("read", *source, last[3], end)
-        elif end > first:
+        if end == first:
+            return
+        if self.position.reading != source:
+            self._note(("read", *source, first, end), reading=source)
+        elif self.journal:
+            self.journal[-1] = (*self.journal[-1][:4], end)
+        else:  # the entry goes on in the next epoch's row
             self.journal.append(("read", *source, first, end))
+
+    def _note(self, entry: Entry, reading: PartitionId | None = None) -> None:
+        self.journal.append(entry)
+        self.position.entries += 1
+        self.position.reading = reading
 
 
 def _reach(partition: PartitionPosition) -> int:
@@ -231,17 +240,17 @@ def _next(horizon: int, step: int) -> int:
     return MIN_TIME if horizon == MIN_TIME else horizon + step
 
 
-def joined(entries: Iterable[Entry], *, skip: int = 0) -> Iterator[Entry]:
+def joined(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Yield *entries* with neighbouring ranges of one partition joined: the journal as it means, not as it was cut."""
     last: Entry | None = None
     for entry in map(tuple, entries):
         if last is not None and last[0] == entry[0] == "read" and last[1:3] == entry[1:3] and last[4] == entry[3]:
             last = (*last[:4], entry[4])
             continue
-        if last is not None and (skip := skip - 1) < 0:
+        if last is not None:
             yield last
         last = entry
-    if last is not None and skip <= 0:
+    if last is not None:
         yield last
 
 

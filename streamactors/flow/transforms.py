@@ -145,7 +145,8 @@ class Split(Operator):
             try:
                 verdicts = call_live(self.name, predicate, asked)
             except BadRecord as bad:
-                raise in_rows(bad, rows)
+                in_rows(bad, rows)
+                raise
             for row in compress(rows, verdicts):
                 outputs[row] = number
             undecided = [row for row, verdict in zip(rows, verdicts, strict=True) if not verdict]
@@ -229,7 +230,8 @@ def call_live(name: str, function: Callable[[Any], Any], batch: Batch) -> list[A
     try:
         results = call_each(name, function, called)
     except BadRecord as bad:
-        raise in_rows(bad, range(len(batch)) if live is None else list(compress(range(len(batch)), live)))
+        in_rows(bad, range(len(batch)) if live is None else list(compress(range(len(batch)), live)))
+        raise
     if results and type(results[0]) is CoroutineType:
         for coroutine in results:
             coroutine.close()

@@ -6,7 +6,7 @@ in. Nothing decides anything: which node is in which stage is the plan's, what t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,11 +24,12 @@ from streamactors.durable.volatile import VolatileState
 from streamactors.engine.actor import Actor
 from streamactors.engine.mailbox import Channel
 from streamactors.flow.dead_letters import OnError
+from streamactors.flow.guide import Guide
 from streamactors.flow.operator import Emit, Operator, OperatorContext, counted_in, counted_out, nowhere
 from streamactors.flow.outputs import SinkOperator, ViewOperator
 from streamactors.flow.reader import Reader
 from streamactors.flow.sequencer import Sequencer, Ticker
-from streamactors.flow.sequencing import PartitionId, PartitionPosition, Position, Sequencing
+from streamactors.flow.sequencing import Entry, PartitionId, PartitionPosition, Position, Sequencing
 from streamactors.flow.stage import Chain, Forward, Shuffle, Stage, groups_of_part
 from streamactors.graph.nodes import Node
 from streamactors.graph.plan import Feed, RegionPlan, SourcePlan, StagePlan
@@ -192,6 +193,14 @@ async def _reader(region: RegionWorld, plan: SourcePlan, part: PartitionPosition
     return reader
 
 
+def _guide(position: Position, rows: Iterable[Entry]) -> Guide:
+    """Return a guide that ends with *rows*."""
+    guide = Guide(position)
+    guide.feed(rows)
+    guide.closed = True
+    return guide
+
+
 def _ticker(region: RegionWorld, sequencer: Sequencer) -> list[Ticker]:
     """Return the ticker of a region in which time makes a difference."""
     plan = region.plan
@@ -269,7 +278,7 @@ class _Builder:
             clock_period=plan.clock_period,
             bound=region.settings.bound,
             batch_records=region.settings.batch_records,
-            follow=None if follow is None else follow.get(plan.id, ()),
+            guide=None if follow is None else _guide(self._position, follow.get(plan.id, ())),
         )
         self._sequencer_wake.append(sequencer.wake)
         return sequencer

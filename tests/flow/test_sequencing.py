@@ -192,12 +192,10 @@ def test_neighbouring_ranges_become_one_entry():
     assert sequence.take_journal() == [("read", "s", 0, 0, 3), ("read", "s", 1, 0, 1), ("read", "s", 0, 3, 4)]
 
 
-def test_joining_ignores_where_checkpoints_cut_the_journal_and_can_skip_what_is_done():
+def test_joining_ignores_where_checkpoints_cut_the_journal():
     entries = [("read", "s", 0, 0, 3), ("read", "s", 0, 3, 5), ("clock", 9), ["read", "s", 0, 5, 6]]
     whole = [("read", "s", 0, 0, 5), ("clock", 9), ("read", "s", 0, 5, 6)]
     assert list(joined(entries)) == whole
-    for skip in range(4):
-        assert list(joined(entries, skip=skip)) == whole[skip:]
 
 
 def test_clock_marks_stop_when_nothing_can_wait_for_them_any_more():
