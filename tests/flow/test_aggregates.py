@@ -4,8 +4,11 @@ import math
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamactors.core.batch import Batch
+from streamactors.core.codec import decode_value, encode_value
 from streamactors.core.errors import BadRecord, PipelineError
 from streamactors.flow.aggregates import aggregate, count, max_, mean, min_, reduce_, several, sum_
 from streamactors.flow.piece import Piece
@@ -122,3 +125,44 @@ def test_several_needs_aggregates(wrong):
 def test_an_initial_value_that_can_not_be_kept_is_refused_when_the_graph_is_built():
     with pytest.raises(PipelineError, match=r"initial=.*state_type"):
         aggregate(set(), lambda acc, value: acc)
+
+
+whole_or_half = st.integers(-50, 50).map(lambda n: n / 2 if n % 2 else n // 2)
+MERGEABLE = {
+    "count": count,
+    "sum": sum_,
+    "mean": mean,
+    "min": min_,
+    "max of pairs": lambda: max_(lambda value: [abs(value), value]),
+    "reduce": lambda: reduce_(lambda a, b: a + b),
+    "list": lambda: aggregate([], lambda acc, v: [*acc, v], tuple, merge=lambda a, b: [*a, *b]),
+    "several": lambda: several(n=count(), most=max_(), own=aggregate(0, lambda a, v: a + v, merge=lambda a, b: a + b)),
+}
+
+
+@given(
+    st.sampled_from(sorted(MERGEABLE)), st.lists(st.tuples(st.sampled_from("xy"), whole_or_half)), st.integers(0, 20)
+)
+def test_what_is_merged_from_two_stretches_is_what_folding_both_gives(name, records, cut):
+    """Through MessagePack as well: what comes back from disk is merged with what never was there."""
+    made = MERGEABLE[name]()
+
+    def folded(records):
+        if not records:
+            return {}
+        piece = Piece("op", [key for key, _ in records], Batch([value for _, value in records]))
+        return dict(zip(piece.counts, made.fold(made.filled([None] * len(piece.counts)), piece), strict=True))
+
+    whole, older, newer = folded(records), folded(records[:cut]), folded(records[cut:])
+    older = {key: decode_value(encode_value(acc)) for key, acc in older.items()}
+    both = [key for key in older if key in newer]
+    merged = made.merge([older[key] for key in both], [newer[key] for key in both], "op") if both else []
+
+    assert repr(made.results(merged, "op")) == repr(made.results([whole[key] for key in both], "op"))
+
+
+def test_a_merge_that_can_not_be_stored_is_refused_at_once():
+    with pytest.raises(PipelineError, match=r"sum\(\) has passed 64 bits"):
+        sum_().merge([2**63], [2**63], "op")
+    with pytest.raises(BadRecord, match=r"\(1, 2\).*merging two panes of reduce.*returned None"):
+        reduce_(lambda a, b: None).merge([1], [2], "op")
