@@ -26,7 +26,7 @@ from streamactors.core.limits import APPEND_RECORDS_MAX
 from streamactors.core.ports import Ports
 
 from .appender import Appender
-from .frames import Records, Stamp
+from .frames import NOTHING, Records, Stamp
 from .tables import OFFSET_UNKNOWN, Producer, Tables, encode_changes
 
 GROUP_BYTES_MAX = 4 * 1024 * 1024
@@ -40,6 +40,7 @@ class _Append:
     producer: Producer | None = None
     stamp: Stamp | None = None
     expect: Stamp | None = None
+    question: bool = False  # nothing is written; it is answered when all that was taken before it is durable
 
 
 _DONE_ALREADY = -2
@@ -60,7 +61,8 @@ class _Group:
     def fits(self, append: _Append) -> bool:
         """Return whether *append* may share a frame with what is here already."""
         return not self.appends or (
-            append.stamp is None
+            not append.question
+            and append.stamp is None
             and self._stamp is None
             and self._bytes + append.records.size <= GROUP_BYTES_MAX
             and self._end - self._first + append.records.count <= APPEND_RECORDS_MAX
@@ -68,6 +70,9 @@ class _Group:
 
     def take(self, append: _Append, where: str) -> None:
         """Add *append*, or answer it at once if nothing is to be written for it."""
+        if append.question:
+            _answer(append, 0)
+            return
         if append.stamp is not None:
             try:
                 if not self._tables.admits(append.stamp, append.expect, where):
@@ -136,10 +141,9 @@ class GroupCommit:
         return await self._enter(_Append(records, done, None, stamp, expect)) != _DONE_ALREADY
 
     async def last_stamp(self, job: str, sink: str) -> Stamp | None:
-        """Return the last stamp of *sink* that is durable."""
-        await self._idle()
-        if self.closed is not None:
-            raise self.closed
+        """Return the last stamp of *sink*, of all that was taken before the call."""
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        await self._enter(_Append(NOTHING, done, question=True))
         return self._appender.tables.last_stamp(job, sink)
 
     async def remove_segments(self, may_go: Callable[[int, int, int], bool]) -> int:

@@ -307,3 +307,25 @@ async def test_a_commit_may_have_no_records(world, read_all):
 
     assert await partition.last_stamp("job", "sink") == stamp(1)
     assert await partition.append(X) == 0 and await read_all(partition) == [b"x"]
+
+
+async def test_the_last_stamp_is_told_while_others_keep_appending(world):
+    """A sink that starts again asks for it. Waiting for silence would keep it from starting under load."""
+    partition = await world.partition()
+    await partition.append_stamped(X, stamp(1), None)
+
+    async def append_for_ever():
+        while True:
+            await partition.append(X)
+
+    appending = [asyncio.create_task(append_for_ever()) for _ in range(3)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    last = partition._commits.append_stamped(X, stamp(2), stamp(1))
+    on_its_way = asyncio.create_task(last)
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(partition.last_stamp("job", "sink"), 10) == stamp(2), "what was taken before counts"
+    assert on_its_way.done()
+    for task in appending:
+        task.cancel()
+    await asyncio.wait(appending)
