@@ -31,7 +31,7 @@ from streamactors.flow.sequencing import Entry
 from streamactors.flow.stage import Stage
 
 from .epochs import EpochLedger, EpochState
-from .immediate import SinkOutput
+from .immediate import SinkOutput, Stopped
 from .room import Room
 
 Commit = Callable[[Checkpoint], Awaitable[CommitStats]]
@@ -251,6 +251,9 @@ class Coordinator(Actor):
         try:
             await self._make_durable(gathered)
             settled = gathered.epoch
+        except Stopped:
+            if not self.stopping:
+                raise
         finally:
             answer_all(answers, settled)
 

@@ -27,7 +27,7 @@ from streamactors.flow.sequencer import Sequencer
 from streamactors.flow.stage import Stage
 
 from .coordinator import Commit, EpochReport, answer_all
-from .immediate import SinkOutput
+from .immediate import SinkOutput, Stopped
 from .room import Room
 
 POLL_SECONDS = 0.002
@@ -146,9 +146,13 @@ class Publisher(Actor):
             if self.stopping:
                 return False
             await self._clock.sleep(POLL_SECONDS)
-        for output in self._outputs:
-            await output.before()
-        return True
+        try:
+            for output in self._outputs:
+                await output.before()
+        except Stopped:
+            if not self.stopping:
+                raise
+        return not self.stopping
 
     async def _publish(self) -> None:
         """Store what changed in the views, and how far the region has read."""

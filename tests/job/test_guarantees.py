@@ -346,6 +346,23 @@ async def test_a_checkpoint_waits_for_what_sinks_write_at_once(data_dir):
         assert sink.there.values == [1, 2]
 
 
+@pytest.mark.parametrize("guarantee", AT_ONCE)
+async def test_a_stop_while_somebody_waits_for_a_sink_is_no_failure(data_dir, guarantee, caplog):
+    sink = Sink()
+    sink.there.gate.clear()
+    one_by_one = settings(guarantee, batch_records=1)
+    async with sa.run(counting(Script([1, 2]), sink=sink), data_dir, settings=one_by_one) as job:
+        await until(lambda: sink.there.calls == 1 and job.status().regions[0].records == 2)
+        asked, drained = asyncio.create_task(job.checkpoint()), asyncio.create_task(job.drain())
+        await settle()
+        stopped = asyncio.create_task(job.stop())
+        await settle()
+        sink.there.gate.set()
+        await asyncio.wait([asked, drained, stopped])
+        assert isinstance(asked.exception(), sa.UsageError) and job.state == "ended"
+    assert not caplog.records
+
+
 async def test_a_slow_target_stops_the_source_and_keeps_the_order(data_dir):
     sink = Sink()
     sink.there.gate.clear()
