@@ -27,7 +27,8 @@ Records without a key go to the partition of the topic with their inner partitio
 order. With a key, equal keys keep theirs. After a crash a keyed ingest reads again from the least of the topic's stamps
 and drops what each partition holds; a partition of the topic that no key ever meets makes that the whole source.
 
-A bounded run reads the inner source to the ends that it had at the start, or until it says EndOfInput, and then the
+A run that follows a journal reads the topic alone: a job that repeats another one's beside it must not take in what that
+one does. A bounded run reads the inner source to the ends that it had at the start, or until it says EndOfInput, and then the
 topic to its end.
 
 What the inner source holds as JSON (or in another of the log's encodings) is appended as it stands, with all its
@@ -97,6 +98,7 @@ class ThroughLog:
 
         self.keys = keys
         self._partitions = partitions
+        self._world: World | None = None  # of the job that reads it
 
     def __str__(self) -> str:
         return f"{self.inner}, through {self.topic}"
@@ -106,23 +108,27 @@ class ThroughLog:
         """What its offsets are positions in."""
         return f"topic {self.topic.id}"
 
-    async def ends(self, world: World) -> list[None]:
+    async def ends(self, world: World) -> list[int | None]:
         """Make the topic if need be; where a bounded run ends is known when the inner source is read."""
-        self.inner_ends = list(await self.inner.ends(world))
-        await world.log.create_topic(self.topic.id, self._partitions)
-        return [None] * self._partitions
+        begins, self._world = self._world is not world, world
+        if begins and not world.follows:
+            self.inner_ends = list(await self.inner.ends(world))
+        topic = await world.log.create_topic(self.topic.id, self._partitions)
+        if begins and world.bounded:
+            return [None] * self._partitions
+        return [topic.partition(number).durable_end() for number in range(self._partitions)]  # of an attempt, say
 
     async def reader(self, world: World, partition: int, start: int) -> _ThroughReader:
         """Return a reader of one partition of the topic; that of partition 0 runs the ingests."""
-        if not self.inner_ends:
+        if self._world is None:
             await self.ends(world)
-        if partition == 0:
+        if partition == 0 and not world.follows:
             self.ingest = Ingest(self, world, await world.log.topic(self.topic.id))
         return _ThroughReader(self, partition, await self.topic.reader(world, partition, start), start)
 
     def job_ended(self) -> None:
         """Tell the inner source, if it wants to know."""
-        self.inner_ends = []
+        self._world = None
         if isinstance(self.inner, JobWatcher):
             self.inner.job_ended()
 

@@ -76,6 +76,9 @@ class World:
     bounded: bool = False
     """Whether the run reads to the ends as they were at its start, and no further."""
 
+    follows: bool = False
+    """Whether the run repeats a journal: what it reads was decided before, and nothing new is taken in."""
+
 
 class EndOfInput(Exception):
     """Nothing will ever follow what was read: a partition whose end was not known has ended."""

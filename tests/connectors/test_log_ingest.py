@@ -217,3 +217,27 @@ def test_the_guarantee_is_that_of_a_topic():
     pipeline.source(Push()).through_log("t")
     assert pipeline.graph.nodes[0].source.replay.value == "by offset"
     assert Guarantee.EXACTLY_ONCE is sa.Settings().guarantee
+
+
+def test_a_run_that_follows_a_journal_takes_nothing_in_and_repeats_it(tmp_path):
+    world = World(Random(1), tmp_path)
+    script = Script([{"k": "a"}, {"k": "b"}, End(), {"k": "c"}])
+    world.run(life(script))
+
+    async def again(process):
+        live = sa.Settings(bound=sa.Bound.LIVE, **SETTINGS)
+        async with sa.run(through(script), process.data_dir, ports=process.ports, settings=live) as job:
+            entries = list(process.store.journal("script"))
+            other = sa.Pipeline("again")
+            other.source(script).through_log("t").key_by(lambda v: v["k"]).count().to_view("counts")
+            follow = sa.Settings(follow={"script": entries}, **SETTINGS)
+            async with sa.run(other, process.data_dir, ports=process.ports, settings=follow, log=job.log) as repeated:
+                script.go_on()  # the first job takes it in, beside the one that follows
+                await repeated.wait()
+                counts = dict(repeated.views["counts"].items())
+            await job.catch_up()
+            return counts, await topic_rows(job.log)
+
+    counts, [rows] = world.run(again).result
+    assert counts == {"a": 1, "b": 1}
+    assert [value for _, value in rows][:2] == [{"k": "a"}, {"k": "b"}]

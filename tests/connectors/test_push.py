@@ -336,3 +336,18 @@ async def test_a_bounded_run_ends_with_close(data_dir):
         push.close()
         await job.wait()
         assert dict(job.views["counts"].items()) == {"u": 10}
+
+
+@pytest.mark.parametrize("through", [False, True])
+async def test_at_most_once_goes_on_after_a_failure_and_repeats_nothing(data_dir, through):
+    push = Push(Submission)
+    flow = counting(push, through, fail_once_at=1)
+    async with asyncio.timeout(20), sa.run(flow, data_dir, settings=settings(Guarantee.AT_MOST_ONCE)) as job:
+        await push.send(Submission("before", 0))
+        await push.send(Submission("u", 1))
+        while job.status().regions[0].restarts == 0 or job.status().regions[0].state != "running":
+            await asyncio.sleep(0)
+        await push.send(Submission("after", 2))
+        while job.views["counts"].get("after") is None:
+            await asyncio.sleep(0.001)
+        assert dict(job.views["counts"].items()).get("before", 1) == 1
