@@ -18,6 +18,8 @@ from streamactors.durable.files import RealDisk
 from streamactors.durable.realtime import real_ports
 from streamactors.testing.disk import Crash, SimDisk
 from streamactors.testing.source import Script
+from streamactors.testing.world import CrashAtPoint, Crashed, Ended
+from streamactors.testing.world import World as SimulatedWorld
 
 FOLDER = Path("/parts")
 EPOCHS = [(1, 1, 1), (2, 1, 2), (2, 2, 2), (5, 1, 1)]  # epoch, part, parts
@@ -370,3 +372,37 @@ async def test_a_folder_that_can_not_be_written_fails_the_region_and_is_tried_ag
         await job.catch_up()
     lines = lines_of(tmp_path / "lines")
     assert lines == [{"n": n} for n in range(10)]
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_a_simulated_job_dies_at_every_point_and_parts_are_taken_away_before_it_recovers(tmp_path, power):
+    """The product's very wiring: source, checkpoints, committer, target, on a disk and in a loop of the simulation."""
+    wanted = list(range(40))
+    for number in range(1, 1_000):
+        world = SimulatedWorld(Random(number), tmp_path / f"{power}-{number}")
+        pipeline = sa.Pipeline("p")
+        pipeline.source(Script(wanted)).to_json_lines(FOLDER, partitions=2)
+        moved = {}
+
+        async def life(process, world=world, pipeline=pipeline):
+            settings = sa.Settings(bound=sa.Bound.UNTIL_END, checkpoint_every_ms=2, batch_records=3)
+            async with sa.run(pipeline, world.data_dir, settings=settings, ports=process.ports) as job:
+                await job.wait()
+
+        def take(world=world, moved=moved):
+            for path in [path for path in world.disk.files() if path.parent == FOLDER and path.name[0] != "."]:
+                content = world.disk.peek(path)
+                assert moved.setdefault(path.name, content) == content
+                world.disk.remove(path)
+
+        died = isinstance(world.run(life, CrashAtPoint(number), power=power), Crashed)
+        take()
+        assert isinstance(world.run(life), Ended)
+        take()
+        shown = [[], []]
+        for name in sorted(moved):
+            shown[int(name.split("-p")[1][:4])] += map(int, moved[name].splitlines())
+        assert shown == [wanted[0::2], wanted[1::2]], f"a death at point {number}"
+        if not died:
+            break
+    assert number > 30, "there were points"
