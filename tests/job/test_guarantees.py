@@ -348,11 +348,12 @@ async def test_a_checkpoint_waits_for_what_sinks_write_at_once(data_dir):
 
 @pytest.mark.parametrize("guarantee", AT_ONCE)
 async def test_a_stop_while_somebody_waits_for_a_sink_is_no_failure(data_dir, guarantee, caplog):
-    sink = Sink()
+    sink, script = Sink(), Script([1, Pause(), 2])
     sink.there.gate.clear()
-    one_by_one = settings(guarantee, batch_records=1)
-    async with sa.run(counting(Script([1, 2]), sink=sink), data_dir, settings=one_by_one) as job:
-        await until(lambda: sink.there.calls == 1 and job.status().regions[0].records == 2)
+    async with sa.run(counting(script, sink=sink), data_dir, settings=settings(guarantee)) as job:
+        await until(lambda: sink.there.calls == 1)
+        script.go_on()
+        await until(lambda: shown(job) == {"1": 1, "2": 1})
         asked, drained = asyncio.create_task(job.checkpoint()), asyncio.create_task(job.drain())
         await settle()
         stopped = asyncio.create_task(job.stop())
