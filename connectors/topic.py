@@ -24,7 +24,7 @@ from streamactors.core.batch import Batch
 from streamactors.core.connectors import Payload, Replay, Stamp, Undecodable, World
 from streamactors.core.errors import BadRecord, RecordPlace, UsageError
 from streamactors.core.keys import CanonicalKey, plain_key
-from streamactors.core.limits import APPEND_RECORDS_MAX, BATCH_BYTES_MAX, PENDING_CHUNK_BYTES
+from streamactors.core.limits import APPEND_RECORDS_MAX, BATCH_BYTES_MAX, PENDING_CHUNK_BYTES, RECORD_BYTES_MAX
 from streamactors.durable.chunk import Chunk
 from streamactors.durable.frames import Column, Records, line_count
 from streamactors.durable.log import Topic, key_bytes
@@ -257,9 +257,9 @@ class _TopicWriter:
             made = {0: self._columns(batch)}
         else:
             made = {part: self._columns(batch.take(rows)) for part, rows in self._rows_by_partition(batch).items()}
-        for partition, (column, keys) in made.items():  # all could be encoded
-            self._pieces[partition].append((column, keys))
-            self._bytes += len(column.blob) + (0 if keys is None else len(keys.blob))
+        for partition, pieces in made.items():  # all could be encoded
+            self._pieces[partition] += pieces
+            self._bytes += sum(_size(column) + _size(keys) for column, keys in pieces)
         return self._bytes
 
     def take(self) -> list[Payload]:
@@ -275,8 +275,23 @@ class _TopicWriter:
         self._bytes = 0
         return payloads
 
-    def _columns(self, batch: Batch) -> tuple[Column, Column | None]:
-        return self._column(batch.values), None if batch.keys is None else _key_column(batch.keys)
+    def _columns(self, batch: Batch) -> list[tuple[Column, Column | None]]:
+        """Return the batch's columns, cut so that each fits into a frame."""
+        column, keys = self._column(batch.values), None if batch.keys is None else _key_column(batch.keys)
+        size = max(_size(column), _size(keys))
+        if size <= RECORD_BYTES_MAX + len(b"\n"):
+            return [(column, keys)]
+        if len(batch) == 1:
+            raise BadRecord(
+                self._name,
+                None,
+                batch.values[0],
+                f"it has {size - 1:,} bytes, a record of the log at most {RECORD_BYTES_MAX:,} (limits.RECORD_BYTES_MAX). "
+                "Store it elsewhere, and put its name into the topic",
+            )
+        middle = len(batch) // 2
+        first, second = batch.take(list(range(middle))), batch.take(list(range(middle, len(batch))))
+        return [*self._columns(first), *self._columns(second)]
 
     def _column(self, values: list[Any]) -> Column:
         kinds = {type(values[0])}
@@ -315,6 +330,10 @@ class _TopicWriter:
         for row, key in enumerate(batch.keys):
             rows.setdefault(self._part_of[key], []).append(row)
         return rows
+
+
+def _size(column: Column | None) -> int:
+    return 0 if column is None else len(column.blob)
 
 
 def _groups(pieces: Sequence[tuple[Column, Column | None]]) -> list[list[tuple[Column, Column | None]]]:

@@ -217,6 +217,10 @@ class SinkTarget(Protocol):
 
         When the target shows *stamp* already, do nothing. When it shows neither *expect* nor *stamp*, raise
         SinkConflict. When this returns, the answer is durable.
+
+        Raises:
+            QuotaFull: there is no room, and nothing was written; so does an OSError that says so (ENOSPC). The same
+            call is made again until there is room. Other errors take the region back to its checkpoint.
         """
 
     async def write(self, payload: Payload) -> None:

@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct, json, msgpack
 
 import streamactors as sa
+from connectors import topic as topic_module
 from connectors.topic import TopicSink, TopicSource
 from streamactors.core.batch import Batch
 from streamactors.core.connectors import Stamp, World
+from streamactors.core.errors import BadRecord
 from streamactors.core.keys import canonical_keys
 from streamactors.durable.realtime import real_ports
 
@@ -164,3 +166,16 @@ async def test_raw_values_come_as_they_are(data_dir):
         b"\xff\n",
         b"",
     ]
+
+
+def test_what_no_frame_holds_is_cut_and_what_no_record_holds_is_named(monkeypatch):
+    """Written all the same, the log could not read it back: a length beyond the limit is taken for damage."""
+    monkeypatch.setattr(topic_module, "RECORD_BYTES_MAX", 1_000)
+    sink = TopicSink("t")
+    writer = sink.writer(1)
+    values = [bytes([65 + n]) * 300 for n in range(20)]
+    writer.write(Batch(values))
+    assert [len(column.values()) for column, _ in writer._pieces[0]] == [2, 3] * 4
+    assert [value for column, _ in writer._pieces[0] for value in column.values()] == values
+    with pytest.raises(BadRecord, match=r"topic t can't handle record .* it has 2,000 bytes, a record of the log"):
+        writer.write(Batch([b"small", b"x" * 2_000]))
