@@ -309,9 +309,9 @@ class KeyedState:
         """Return what LMDB has of a namespace."""
         tail = namespace_bytes(namespace)
         with self._store.snapshot() as snapshot:
-            scans = [snapshot.scan(self.database, GROUP_BYTES[group] + tail) for group in self.groups]
-        found = [read_rows(self._store.place(self.database), 2 + len(tail), rows) for rows in scans]
-        return {decode_key(encoded): value for rows in found for encoded, value in rows}
+            rows = [row for group in self.groups for row in snapshot.scan(self.database, GROUP_BYTES[group] + tail)]
+        found = read_rows(self._store.place(self.database), 2 + len(tail), rows)
+        return {decode_key(encoded): value for encoded, value in found}
 
 
 class OperatorRow:

@@ -13,10 +13,10 @@ from streamactors.core.errors import BadRecord, PipelineError
 from streamactors.core.keys import canonical_key
 from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.flow.aggregates import aggregate, count, max_, mean, min_, reduce_, several, sum_
-from streamactors.flow.panes import blocks_of
+from streamactors.flow.panes import Panes, blocks_of
 from streamactors.flow.window_operator import WindowOperator
 from streamactors.flow.windows import Lifecycle, Phase, Sliding, Tumbling
-from tests.flow.fakes import Driver, StoredPart, rows
+from tests.flow.fakes import DictState, Driver, StoredPart, rows
 from tests.flow.window_script import Script, assert_equal, left_fold, run_operator, run_script
 
 AGGREGATES = {
@@ -171,6 +171,36 @@ def test_float_results_do_not_depend_on_cuts_and_restarts(steps, lateness, windo
 
     assert repr(rows(cut.out)) == repr(rows(whole.out))
     assert repr(rows(cut.final)) == repr(rows(whole.final))
+
+
+changes = st.tuples(st.integers(-20, 20), st.sampled_from("abc"), st.integers(1, 9))
+looks = st.tuples(st.just("look"), st.integers(-30, 25))
+care = st.one_of(st.just(("trim",)), st.tuples(st.just("forget"), st.integers(-20, 20)))
+
+
+@given(st.integers(2, 24), st.integers(0, 30), st.lists(st.one_of(changes, changes, looks, looks, care), max_size=60))
+def test_blocks_may_be_kept_changed_and_forgotten_in_any_order(number, entries_max, acts):
+    """(P1), (P2): whatever was done before, a window shows what its panes hold."""
+    state, held = DictState(), {}
+    panes = Panes(sum_(), Sliding(number, 1), state, "op", entries_max=entries_max)
+    for act in acts:
+        if act[0] == "look":
+            expected = {}
+            for pane in range(act[1], act[1] + number):
+                for key, value in held.get(pane, {}).items():
+                    expected[key] = expected.get(key, 0) + value
+            assert panes.window(act[1]) == expected
+            assert [panes.one(act[1], key) for key in "abc"] == [expected.get(key) for key in "abc"]
+        elif act[0] == "trim":
+            panes.trim()
+            assert sum(map(len, panes._blocks.values())) <= entries_max
+        elif act[0] == "forget":
+            panes.forget(act[1])
+        else:
+            pane, key, value = act
+            held.setdefault(pane, {})[key] = held.get(pane, {}).get(key, 0) + value
+            state.put(pane, key, held[pane][key])
+            panes.change(pane, [key])
 
 
 @given(st.integers(-100, 100), st.integers(0, 200))
