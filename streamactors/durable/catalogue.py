@@ -1,0 +1,227 @@
+"""The catalogue of a job: its versions, and which of them is served.
+
+One small file for each job, ``versions.json``, replaced whole: written beside, synced, renamed. So a change is one step
+for all readers in all processes, and a person can read it. Changes are made one at a time, under a lock.
+
+    serving      the version whose views readers are given, and which decides: in which order records are read, who is
+                 idle, what the clock says
+    the others   follow its journal. They have state and views of their own, and nobody is given them unless he asks
+
+How another version comes to be served (promotion; rolling back is the same, in the other direction):
+
+    asked        handover.to is named. The serving version takes a last checkpoint, and decides nothing more
+    yielded      handover.at says for each region where its journal ends. Nobody decides now; readers are given the old
+                 version. The other follows to the same place, and takes a checkpoint there
+    served       one replacement of the file: ``serving`` is the other, there is no handover. It decides from there on,
+                 and the old version follows it
+
+If somebody dies meanwhile: nothing is lost, because every step is durable before the next begins, and whoever starts
+again finds in the file what he is. A version that has yielded does not decide, whatever it was; so at no time do two.
+A handover can be taken back until the other is served.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamactors.core.errors import Damaged, Held, UsageError
+from streamactors.core.ports import Disk
+
+FIRST = "v1"
+"""Label of the first version, when nobody gave another."""
+
+_FORMAT = 1
+_FILE = "versions.json"
+_SERVED_KEPT = 1_000  # entries of the history: one a day for years
+_TRIES = 200  # to take the lock
+_TRY_SECONDS = 0.01  # a change takes a few ms
+
+Place = list[Any]
+"""Where a journal stands, in a form that can be compared: entries begun, offsets by partition."""
+
+
+class Version(msgspec.Struct):
+    """One version of a job."""
+
+    label: str
+    created_ms: int
+    code: str = ""
+    """Path of the file that it was last run from, where a file was run."""
+
+    digest: str = ""
+    """SHA-256 of that file: which code it was."""
+
+    since: str = "earliest"
+    """Where it began to read: ``earliest``, or a time."""
+
+
+class Handover(msgspec.Struct):
+    """A change of the served version that is under way."""
+
+    to: str
+    asked_ms: int
+    at: dict[str, Place] | None = None
+    """For each region, where the serving version has ended; None while it has not."""
+
+
+class Served(msgspec.Struct):
+    """That a version was served from a time on."""
+
+    label: str
+    at_ms: int
+
+
+class Versions(msgspec.Struct):
+    """What the catalogue holds."""
+
+    job: str
+    serving: str
+    versions: list[Version]
+    history: list[Served]
+    handover: Handover | None = None
+    format: int = _FORMAT
+
+    def __contains__(self, label: str) -> bool:
+        return any(version.label == label for version in self.versions)
+
+    def version(self, label: str) -> Version:
+        """Return the version, or refuse a label that is not there."""
+        for version in self.versions:
+            if version.label == label:
+                return version
+        known = ", ".join(version.label for version in self.versions)
+        raise UsageError(f"job {self.job} has no version {label}; its versions are {known}.")
+
+    @property
+    def deciding(self) -> str | None:
+        """The version that decides; None while one has yielded and the other is not served yet."""
+        return self.serving if self.handover is None or self.handover.at is None else None
+
+    def followed_by(self, label: str) -> str | None:
+        """Return the version whose journal *label* follows; None: it decides itself."""
+        if label == self.deciding:
+            return None
+        if self.handover is not None and self.handover.at is not None and label == self.serving:
+            return self.handover.to
+        return self.serving
+
+    def begin(self, label: str, now_ms: int) -> Version:
+        """Add a version, if it is not there; return it."""
+        if label not in self:
+            self.versions.append(Version(label, now_ms))
+        return self.version(label)
+
+    def ask(self, label: str, now_ms: int) -> None:
+        """Ask for *label* to be served."""
+        self.version(label)
+        if self.handover is not None and self.handover.to != label and self.handover.at is not None:
+            raise UsageError(
+                f"job {self.job}: {self.handover.to} is about to be served instead of {self.serving}. Wait for it, or "
+                f"call it back with `streamactors rollback`."
+            )
+        if label == self.serving:
+            self.handover = None
+        elif self.handover is None or self.handover.to != label:
+            self.handover = Handover(label, now_ms)
+
+    def take_back(self) -> None:
+        """Let the serving version go on deciding, as if nobody had asked."""
+        self.handover = None
+
+    def yielded(self, places: Mapping[str, Place]) -> None:
+        """The serving version has ended at *places*."""
+        assert self.handover is not None, f"{self.serving} has yielded, and nobody had asked"
+        self.handover.at = dict(places)
+
+    def serve(self, now_ms: int) -> None:
+        """The version that was asked for stands where the serving one ended: it is served from here on."""
+        assert self.handover is not None, "nobody was asked for"
+        assert self.handover.at is not None, f"{self.serving} decides still"
+        self.serving = self.handover.to
+        self.handover = None
+        self.history = [*self.history[1 - _SERVED_KEPT :], Served(self.serving, now_ms)]
+
+    @property
+    def before(self) -> str | None:
+        """The version that was served before, if it is still there: what rolling back goes to."""
+        earlier = [served.label for served in self.history if served.label != self.serving and served.label in self]
+        return earlier[-1] if earlier else None
+
+    def retire(self, label: str) -> None:
+        """Forget a version."""
+        version = self.version(label)
+        if label == self.serving or (self.handover is not None and self.handover.to == label):
+            raise UsageError(
+                f"job {self.job}: {label} is served, or about to be. Promote another version first; then retire it."
+            )
+        self.versions.remove(version)
+
+
+class Catalogue:
+    """The file. Synchronous: called inside ``Threads.run`` where an event loop would wait for it."""
+
+    def __init__(self, disk: Disk, folder: Path) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._path = folder / _FILE
+
+    def read(self) -> Versions | None:
+        """Return what the file holds; None when the job has none yet. Cost: one small file."""
+        if not self._disk.exists(self._path):
+            return None
+        file = self._disk.open(self._path)
+        try:
+            data = file.read(0, file.size())
+        finally:
+            file.close()
+        try:
+            found = msgspec.json.decode(data, type=Versions)
+        except msgspec.DecodeError as error:
+            raise Damaged(f"{self._path} can't be read: {error}. Restore it from a copy.") from error
+        if found.format != _FORMAT:
+            raise UsageError(
+                f"{self._path} has format {found.format}, this release reads {_FORMAT}. Use the release that wrote it."
+            )
+        return found
+
+    def change(self, job: str, first: str, now_ms: int, change: Callable[[Versions], None]) -> Versions:
+        """Apply *change* to what the file holds, as one durable step; a job without a catalogue begins with *first*."""
+        self._disk.make_folder(self._folder)
+        lock = self._lock()
+        try:
+            versions = self.read()
+            if versions is None:
+                versions = Versions(job, first, [Version(first, now_ms)], [Served(first, now_ms)])
+            change(versions)
+            self._write(versions)
+        finally:
+            lock.release()
+        return versions
+
+    def _lock(self) -> Any:
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return self._disk.lock(self._folder / "versions.lock")
+            except Held:
+                if not tries_left:
+                    raise
+                time.sleep(_TRY_SECONDS)
+        raise AssertionError("the last try returns or raises")
+
+    def _write(self, versions: Versions) -> None:
+        unfinished = self._path.with_suffix(".new")
+        if self._disk.exists(unfinished):
+            self._disk.remove(unfinished)
+        file = self._disk.open(unfinished, write=True, create=True)
+        try:
+            file.write(0, msgspec.json.format(msgspec.json.encode(versions), indent=2))
+            file.sync()
+        finally:
+            file.close()
+        self._disk.rename(unfinished, self._path)
+        self._disk.sync_folder(self._folder)
