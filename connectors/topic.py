@@ -286,8 +286,8 @@ class _TopicWriter:
                 self._name,
                 None,
                 batch.values[0],
-                f"it has {size - 1:,} bytes, a record of the log at most {RECORD_BYTES_MAX:,} (limits.RECORD_BYTES_MAX). "
-                "Store it elsewhere, and put its name into the topic",
+                f"it has {size - 1:,} bytes, a record of the log at most {RECORD_BYTES_MAX:,} "
+                "(limits.RECORD_BYTES_MAX). Store it elsewhere, and put its name into the topic",
             )
         middle = len(batch) // 2
         first, second = batch.take(list(range(middle))), batch.take(list(range(middle, len(batch))))
