@@ -124,6 +124,8 @@ def test_a_part_is_visible_only_when_its_stamp_is_durable():
     def look(label, path):
         stamps = [p for p in machine.disk._synced_names if p.name.endswith(".stamp")]
         durable = [bytes(machine.disk._synced_names[p].synced) for p in stamps]
+        if label == "rename" and path.name.endswith(".stamp"):  # a stamp without its staged file would mean "done"
+            assert any(p.name.endswith(STAGED) for p in machine.disk._synced_names)
         for name in {p.name for p in machine.disk.files() if not p.name.startswith(".")} - shown:
             assert any(name.encode() in data for data in durable)
             shown.add(name)
