@@ -23,7 +23,7 @@ from streamactors.durable.views import ViewReader
 from streamactors.job.status import JobStatus, PartitionStatus, RegionStatus
 
 from .output import iso_time, to_json
-from .progress import checkpoint_text, late_of, records_of, watermark_text
+from .progress import checkpoint_text, late_of, reasons_shown, records_of, watermark_text
 
 ROWS_SHOWN = 3
 """Rows of each view: enough to see it move, few enough that several views fit."""
@@ -79,13 +79,13 @@ def draw(status: JobStatus, rate: float, now_ms: int, views: Sequence[TopRows]) 
     )  # fmt: skip
     parts: list[RenderableType] = [head]
     for region in status.regions:
-        parts += _region(region, now_ms)
+        parts += _region(region, rate, now_ms)
     for top in views:
         parts += _view(top)
     return Group(*parts)
 
 
-def _region(region: RegionStatus, now_ms: int) -> list[RenderableType]:
+def _region(region: RegionStatus, rate: float, now_ms: int) -> list[RenderableType]:
     lines: list[RenderableType] = []
     restarts = Text(str(region.restarts), "bold red" if region.restarts else "")
     for name, what in (
@@ -95,6 +95,8 @@ def _region(region: RegionStatus, now_ms: int) -> list[RenderableType]:
         ("restarts", restarts if region.state == "running" else Text.assemble(restarts, f" ({region.state})")),
     ):
         lines.append(Text.assemble((f"  {name:<11}", "dim"), what))
+    for reason in reasons_shown(region, rate):
+        lines.append(Text.assemble((f"  {'why':<11}", "dim"), (reason, "yellow")))
     lines.append(_partitions(region.partitions))
     return lines
 

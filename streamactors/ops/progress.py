@@ -17,6 +17,9 @@ from .output import iso_time
 RATE_SECONDS = 3.0
 """The stretch of time over which a rate is taken: short enough to follow, long enough to be read."""
 
+REASONS_SHOWN = 3
+"""Of a region: the most telling ones come first."""
+
 
 @dataclass
 class Rate:
@@ -52,6 +55,11 @@ def progress_line(region: RegionStatus, rate: float, now_ms: int) -> str:
     if region.state != "running":
         parts.insert(0, region.state)
     return ", ".join(parts)
+
+
+def reasons_shown(region: RegionStatus, rate: float) -> list[str]:
+    """Return why a region does not move, where nothing has for the time of a rate, or where it does not run."""
+    return region.reasons[:REASONS_SHOWN] if not rate or region.state != "running" else []
 
 
 def checkpoint_text(region: RegionStatus) -> str:

@@ -42,7 +42,7 @@ from .cli import data_option
 from .failures import OK, SIGNALLED, complain
 from .loading import load
 from .output import say
-from .progress import Rate, progress_line, records_of, summary_line
+from .progress import Rate, progress_line, reasons_shown, records_of, summary_line
 
 if TYPE_CHECKING:
     from .display import Display
@@ -240,10 +240,12 @@ class Run:
             status = job.status()
             rate = self._rate.add(time.monotonic(), records_of(status))
             quiet = quiet + 1 if records_of(status) == said else 0
-            if quiet % 12 == 0:
-                for region in status.regions:
-                    logger = logging.getLogger(f"streamactors.{status.job}.{region.id}")
+            for region in status.regions:
+                logger = logging.getLogger(f"streamactors.{status.job}.{region.id}")
+                if quiet % 12 == 0:
                     logger.info("%s", progress_line(region, rate, _now_ms()))
+                for reason in reasons_shown(region, rate) if quiet % 12 in (0, 1) else ():
+                    logger.info("why nothing moves: %s", reason)
             said = records_of(status)
 
     def _log(self, message: str, *values: object) -> None:

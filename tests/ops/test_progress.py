@@ -14,7 +14,7 @@ from streamactors.job.status import (
 )
 from streamactors.ops.display import TopRows, ViewSpec, draw, top_rows
 from streamactors.ops.output import iso_time
-from streamactors.ops.progress import Rate, duration_text, progress_line, summary_line, watermark_text
+from streamactors.ops.progress import Rate, duration_text, progress_line, reasons_shown, summary_line, watermark_text
 
 
 def region(**changes) -> RegionStatus:
@@ -97,6 +97,19 @@ def test_a_log_line_says_all_there_is():
     assert progress_line(nothing, 0.0, 0) == (
         "restarting, 0 records/s, offset 0 of 0, no event time yet, no checkpoint yet, 3 late, 2 restarts"
     )
+
+
+def test_reasons_are_shown_when_nothing_moves_or_a_region_does_not_run():
+    why = ["one", "two", "three", "four"]
+    assert reasons_shown(region(reasons=why), 5.0) == []
+    assert reasons_shown(region(reasons=why), 0.0) == ["one", "two", "three"]
+    assert reasons_shown(region(reasons=why, state="restarting"), 5.0) == ["one", "two", "three"]
+
+
+def test_a_frame_shows_them_as_they_are():
+    status = JobStatus("quiz", "running", [region(reasons=["sink [counts] has taken no record for 12 s"])])
+    assert "why        sink [counts] has taken no record for 12 s" in shown(draw(status, 0.0, 0, []))
+    assert "why" not in shown(draw(status, 9.0, 0, []))
 
 
 def test_the_last_line_counts_over_all_regions():
