@@ -27,9 +27,9 @@ Records without a key go to the partition of the topic with their inner partitio
 order. With a key, equal keys keep theirs. After a crash a keyed ingest reads again from the least of the topic's stamps
 and drops what each partition holds; a partition of the topic that no key ever meets makes that the whole source.
 
-A run that follows a journal reads the topic alone: a job that repeats another one's beside it must not take in what that
-one does. A bounded run reads the inner source to the ends that it had at the start, or until it says EndOfInput, and then the
-topic to its end.
+A run that follows a journal reads the topic alone: a job that repeats another one's beside it must not take in what
+that one does. A bounded run reads the inner source to the ends that it had at the start, or until it says EndOfInput,
+and then the topic to its end.
 
 What the inner source holds as JSON (or in another of the log's encodings) is appended as it stands, with all its
 fields, and also when it can't be decoded: the reader's error policy then applies. Other values are encoded as JSON, and
