@@ -37,6 +37,10 @@ ENCODE_SLICE_ENTRIES = 512
 DIRTY_ENTRIES_MAX = 2_000_000
 """Changed entries in memory for one operator part, not yet durable. At the limit an epoch starts early."""
 
+DIRTY_BYTES_MAX = 256 * 1024 * 1024
+"""The same in bytes, as they are encoded, by the rows of the epoch before: large values end an epoch before they fill
+the memory, in which they take several times as much."""
+
 CACHE_ENTRIES_MAX = 1_000_000
 """Clean entries kept in memory for one operator part; the rest is read from LMDB when needed."""
 

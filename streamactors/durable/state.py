@@ -40,12 +40,16 @@ from typing import Any, Protocol
 
 from streamactors.core.codec import decode_value, encode_value, seal, unseal
 from streamactors.core.keys import CanonicalKey, decode_key, encode_key, key_group
-from streamactors.core.limits import CACHE_ENTRIES_MAX, DIRTY_ENTRIES_MAX, KEY_GROUPS
+from streamactors.core.limits import CACHE_ENTRIES_MAX, DIRTY_BYTES_MAX, DIRTY_ENTRIES_MAX, KEY_GROUPS
 
 from .memtable import FrozenEpoch, MemTable
 from .rows import GROUP_BYTES, Namespace, encode_keys, namespace_bytes, read_rows, row_key
 from .store import Store
 from .writing import Delta
+
+
+_ROWS_WEIGHED = 256
+"""Rows of an epoch whose bytes are counted: a few microseconds, however many there are."""
 
 
 class Durable(Protocol):
@@ -109,6 +113,7 @@ class KeyedState:
         self._dirty_max = dirty_max
         self._dirty: dict[Namespace, MemTable] = {}
         self._frozen: list[FrozenEpoch] = []  # oldest first
+        self._row_bytes = 0.0  # of a row, encoded, in the last epoch that was handed over
         self._spaces: dict[Namespace, _Space] = {}
         self._fresh = self._nothing_stored()
         """Whether a namespace without a _Space has nothing in LMDB."""
@@ -199,7 +204,8 @@ class KeyedState:
 
     @property
     def full(self) -> bool:
-        return self.entries_dirty >= self._dirty_max
+        entries = self.entries_dirty
+        return entries >= self._dirty_max or entries * self._row_bytes >= DIRTY_BYTES_MAX
 
     # ---- checkpoints
 
@@ -216,6 +222,8 @@ class KeyedState:
         epoch = self._frozen[-1]
         assert epoch.encoded, f"{self.database}: epoch {epoch.epoch} was handed over before it was encoded"
         delta, epoch.delta = epoch.delta, Delta(self.database)
+        if sample := delta.puts[:: len(delta.puts) // _ROWS_WEIGHED + 1]:
+            self._row_bytes = sum([len(key) + len(value) for key, value in sample]) / len(sample)
         return [delta] if delta.puts or delta.deletes or delta.prefixes else []
 
     def committed(self, epoch: int) -> None:

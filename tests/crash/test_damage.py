@@ -1,4 +1,4 @@
-"""Damage as a user meets it: the command line says which file, where, and ends with code 5; a copy put back mends it."""
+"""Damage as a user meets it: the command line names file and place and ends with code 5; a copy put back mends it."""
 
 import shutil
 import subprocess

@@ -15,6 +15,7 @@ from streamactors.core.errors import Damaged
 from streamactors.core.keys import canonical_key, encode_key, key_group
 from streamactors.core.limits import ENCODE_SLICE_ENTRIES
 from streamactors.core.times import MIN_TIME
+from streamactors.durable import state as state_module
 from streamactors.durable.rows import GROUP_BYTES, namespace_bytes, row_key
 from streamactors.durable.state import KeyedState, OperatorRow
 from streamactors.durable.store import Checkpoint, Delta, Store
@@ -463,3 +464,19 @@ def test_a_row_comes_back_and_is_written_only_when_it_changed(process):
     row.set(None)
     row.freeze(6)
     assert row.hand_over() == [Delta("rows", deletes=[b"window[0]"])]
+
+
+def test_large_values_end_an_epoch_by_their_bytes(process, monkeypatch):
+    """Entries alone would let 2,000,000 values of a megabyte wait in memory."""
+    monkeypatch.setattr(state_module, "DIRTY_BYTES_MAX", 100_000)
+    state = KeyedState(process.store, "state")
+    state.put_many(None, {n: "v" * 1_000 for n in range(400)})
+    assert not state.full, "the first epoch's rows have not been seen yet"
+    process.checkpoint(state)
+
+    state.put_many(None, {n: "v" * 1_000 for n in range(90)})
+    assert not state.full
+    state.put_many(None, {n: "v" * 1_000 for n in range(100)})
+    assert state.full
+    process.checkpoint(state)
+    assert not state.full
