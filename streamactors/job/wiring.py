@@ -330,6 +330,8 @@ class _Builder:
         found = region.targets[sink.id]
         writer = sink.writer(found.partitions)
         if region.promise.at_once:
+            for partition in range(found.partitions):  # who begins asks this first: what has failed is opened anew
+                await found.target.last_stamp(partition, region.job, sink.id)
             name = f"{region.job}/{node.id}/writing"
             seconds = region.settings.checkpoint_every_ms / 1_000
             clock = region.world.ports.clock

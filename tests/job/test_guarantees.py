@@ -59,12 +59,14 @@ class Target:
     def __init__(self):
         self.values = []
         self.stamps = {}
+        self.asked = 0
         self.calls = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.fail_at = set()
 
     async def last_stamp(self, partition, job, sink):
+        self.asked += 1
         return self.stamps.get(partition)
 
     async def commit(self, payload, stamp, expect):
@@ -331,6 +333,7 @@ async def test_a_write_that_fails_starts_the_region_again(data_dir):
         assert shown(job) == {"1": 1, "2": 1, "3": 1}
     assert set(sink.there.values) == {1, 2, 3}
     assert job.status().regions[0].restarts == 2
+    assert sink.there.asked == 3, "each attempt asks first: a target that has failed is opened anew"
 
 
 async def test_a_checkpoint_waits_for_what_sinks_write_at_once(data_dir):
