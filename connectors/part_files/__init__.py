@@ -99,7 +99,7 @@ class ParquetFolder(_Folder):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parquet.arrow()
+        parquet.arrow().array([1])  # the first one makes pyarrow look for pandas: a second, best not in the event loop
         if self.schema is None:
             self.schema = parquet.schema_of_type(self.type)
 

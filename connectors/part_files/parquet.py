@@ -138,10 +138,22 @@ def plain(value: Any) -> Any:
 def columns_of(rows: Sequence[dict[str, Any]], schema: Any) -> Any:
     """Return *rows* as a record batch, or raise what does not fit. A field that is left out is null."""
     pa = arrow()
-    whole = pa.struct(list(schema))
-    for row in rows:
-        require_fits(pa, row, whole, "the value")
-    return pa.RecordBatch.from_pylist(rows, schema=schema)
+    names = set(schema.names)
+    if strange := set().union(*rows) - names:
+        raise ValueError(f"it has a field {min(strange)!r}, but the columns are {schema.names}")
+    arrays = []
+    for column in schema:
+        values = [row.get(column.name) for row in rows]
+        ints_alone = pa.types.is_integer(column.type) and set(map(type, values)) <= {int, type(None)}
+        for value in values if _may_change(pa, column.type) and not ints_alone else ():
+            require_fits(pa, value, column.type, f"field {column.name!r}")
+        arrays.append(pa.array(values, column.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _may_change(pa: Any, kind: Any) -> bool:
+    """Whether pyarrow makes values fit this type in silence; see require_fits."""
+    return bool(pa.types.is_nested(kind) or pa.types.is_integer(kind) or pa.types.is_timestamp(kind))
 
 
 def require_fits(pa: Any, value: Any, kind: Any, what: str) -> None:
@@ -151,7 +163,7 @@ def require_fits(pa: Any, value: Any, kind: Any, what: str) -> None:
         return
     if types.is_struct(kind) and isinstance(value, dict):
         if strange := value.keys() - {field.name for field in kind}:
-            raise ValueError(f"{what} has a field {min(strange)!r}, but the columns are {[f.name for f in kind]}")
+            raise ValueError(f"{what} has a field {min(strange)!r}, but its columns are {[f.name for f in kind]}")
         for field in kind:
             require_fits(pa, value.get(field.name), field.type, f"field {field.name!r}")
     elif (types.is_list(kind) or types.is_large_list(kind)) and isinstance(value, list):

@@ -131,9 +131,7 @@ class Staging:
         committed = {shown.part for number in partitions if (shown := self._shown(number)) is not None}
         staged = [name[1 : -len(STAGED)] for name in names if name.startswith(".") and name.endswith(STAGED)]
         ours = [part for part in staged if self._part.fullmatch(part)]
-        disk.sync_folder(
-            folder
-        )  # a stamp that is only seen must be durable before its part is shown, or is called done
+        disk.sync_folder(folder)  # a stamp is durable, and not only there, before its part is shown or called done
         for part in ours:
             if part in committed:
                 disk.rename(folder / f".{part}{STAGED}", folder / part)
