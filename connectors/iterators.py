@@ -54,7 +54,7 @@ class AsyncItems:
 
     replay = Replay.NOTHING
 
-    def __init__(self, items: Callable[[], Items] | Items, *, id: str = "items", type: Any = None) -> None:  # noqa: A002
+    def __init__(self, items: Callable[[], Items] | Items, *, id: str = "iterator", type: Any = None) -> None:  # noqa: A002
         if not callable(items) and not isinstance(items, AsyncIterable):
             raise UsageError(
                 f"source {id}: {items!r} is no async iterator and no function that gives one. Write `async def ...: "
