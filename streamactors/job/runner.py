@@ -92,8 +92,8 @@ class Job:
         self._folder = job_folder(data_dir, pipeline.name)
         self._ports = ports
         self._settings = settings
-        bounded = settings.bound is not Bound.LIVE or settings.follow is not None
-        self._world = World(data_dir, ports, self.log, bounded)
+        follows = settings.follow is not None
+        self._world = World(data_dir, ports, self.log, settings.bound is not Bound.LIVE or follows, follows)
         self._own_log = log is None
         self._store: Store | None = None
         self._lock: Lock | None = None
