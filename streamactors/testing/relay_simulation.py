@@ -1,7 +1,7 @@
 """A relay of numbers under seeded misfortune, under any guarantee: is a number lost, repeated, counted wrong?
 
 Each number is unique, so each can be found again in the topic that the relay writes; a view counts them. Drawn from the
-seed: partitions, parts, appends while the job runs, functions that fail, where processes die. What must hold:
+seed: partitions, parts, appends while the job runs, functions and syncs that fail, where processes die. What must hold:
 
     exactly-once     after catching up, and at the end: the view counts each number of the log once, the topic has each
                      once, in the order of its partition
@@ -12,6 +12,7 @@ seed: partitions, parts, appends while the job runs, functions that fail, where 
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class RelayReport:
     records: int = 0
     crashes: int = 0
     restarts: int = 0
+    failed_syncs: int = 0
     looks: int = 0
     lost: int = 0
     repeated: int = 0
@@ -77,6 +79,8 @@ class RelaySimulation:
         self._calls_to_fault = self._random.choice([math.inf, self._random.randint(1, 60)])
         settings = self._settings(Bound.LIVE)
         async with run(self._pipeline(), process.data_dir, ports=process.ports, settings=settings) as job:
+            if self._random.random() < 0.3:  # not before: a start that meets it is refused
+                self._let_a_sync_fail(process, self._random.randint(1, 6))
             topic = await _topic(job.log, TOPIC)
             for _ in range(self._random.randint(1, 12)):
                 numbers = range(self._made, self._made + self._random.randint(1, 20))
@@ -86,6 +90,22 @@ class RelaySimulation:
                 await self._look(job, caught_up=self._random.random() < 0.3)
             if self._random.random() < 0.3:
                 await job.stop()
+
+    def _let_a_sync_fail(self, process: Process, nth: int) -> None:
+        """Let the disk say no, once, when the sink's topic is synced: the partition is closed, and opened anew."""
+        passed, syncs = process.disk.on_operation, 0
+
+        def on_operation(operation: str, path: Path) -> None:
+            nonlocal syncs
+            if passed is not None:
+                passed(operation, path)
+            syncs += operation == "sync" and SEEN in path.parts and path.suffix == ".segment"
+            if syncs == nth:
+                syncs += 1
+                self.report.failed_syncs += 1
+                raise OSError(errno.EIO, "the disk did not answer", str(path))
+
+        process.disk.on_operation = on_operation
 
     async def _last_life(self, process: Process) -> None:
         self._calls_to_fault = math.inf
