@@ -53,7 +53,7 @@ class Direct(Sequencer):
             if head is None and reader.exhausted:
                 self._exhaust((Watermark(MAX_TIME),))
             return False
-        batch, end = reader.take(len(head.batch))
+        batch, end, _ = reader.take(len(head.batch))
         first, self.sequencing.partitions[key].offset = end - len(batch), end
         while self.cuts and self.cuts[0][0] < end:
             offset, watermark = self.cuts.pop(0)

@@ -67,7 +67,7 @@ FORMAT = 1
 
 _JOURNAL_CHUNK = 256
 
-_RESIZE_SECONDS_MAX = 2.0
+_IDLE_SECONDS_MAX = 2.0
 """How long a change of the quota waits for this process's snapshots, which live for milliseconds."""
 
 __all__ = ["Checkpoint", "CommitStats", "Delta", "Identity", "Restored", "Snapshot", "Store"]
@@ -85,6 +85,10 @@ class Identity:
     format: int = FORMAT
 
 
+class StoreClosed(StorageError):
+    """The store was closed by its owner; whoever shares it may ask for it again."""
+
+
 class Store:
     """The LMDB environment of one (job, version). See the module's header."""
 
@@ -96,9 +100,10 @@ class Store:
         self.quota_bytes = quota_bytes
         """Bytes that the file may take; the last part of them is the last checkpoint's."""
 
+        self.closed = False
         self._environment = environment
         self._reserve = Reserve(folder)
-        self._idle = threading.Condition(threading.Lock())  # no snapshot is open; used where there is a quota
+        self._idle = threading.Condition(threading.Lock())  # no snapshot is open
         self._snapshots = 0
         self._handles: Handles = {}
         self._publish()
@@ -137,8 +142,14 @@ class Store:
             raise damaged(str(folder / "data.mdb"), error) from error
 
     def close(self) -> None:
-        """Close the environment; harmless when repeated. No snapshot may be open."""
-        self._environment.close()
+        """Close the environment when no snapshot is open any more; harmless when repeated."""
+        with self._idle:
+            if not self._idle.wait_for(lambda: not self._snapshots, _IDLE_SECONDS_MAX):
+                raise StorageError(
+                    f"{self.folder}: a snapshot has been open for {_IDLE_SECONDS_MAX} s. Close it first."
+                )
+            self.closed = True
+            self._environment.close()
 
     def __enter__(self) -> Self:
         return self
@@ -177,6 +188,16 @@ class Store:
                 f"version {version}. Give each job a name, or a data folder, of its own."
             )
         return found
+
+    def renew_incarnation(self, new_id: str) -> None:
+        """Make the store that of a new incarnation, which goes on from its checkpoints: of a copy, before it runs.
+
+        Pending output keeps the stamps that it has; what follows is chained to them with the new id. So the copy and
+        the job that it was copied from never take each other's commits for their own.
+        """
+        stored = self._meta("identity")
+        if stored is not None:
+            self._save_meta("identity", {**stored, "incarnation": new_id})
 
     @property
     def plan(self) -> Any:
@@ -265,12 +286,17 @@ class Store:
 
     def journal(self, region: str, *, after_epoch: int = 0) -> Iterator[Any]:
         """Return the journal's entries of the epochs behind *after_epoch*, in the order in which they were decided."""
+        for _, entries in self.journal_by_epoch(region, after_epoch=after_epoch):
+            yield from entries
+
+    def journal_by_epoch(self, region: str, *, after_epoch: int = 0) -> Iterator[tuple[int, list[Any]]]:
+        """Return (epoch, its entries) of the epochs behind *after_epoch* in which something was decided."""
         database, after = f"journal:{region}", big(after_epoch)
         while True:
             with self.snapshot() as snapshot:
                 rows = snapshot.scan(database, after=after, limit=_JOURNAL_CHUNK)
             for key, stored in rows:
-                yield from self._value(stored, f"{database}, key {key.hex()}")
+                yield int.from_bytes(key, "big"), self._value(stored, f"{database}, key {key.hex()}")
             if len(rows) < _JOURNAL_CHUNK:
                 return
             after = rows[-1][0]
@@ -290,7 +316,9 @@ class Store:
 
         Short-lived: while it is open LMDB reuses no page, and the file grows with every commit.
         """
-        ended = None if self.quota_bytes is None else self._counted()
+        if self.closed:
+            raise StoreClosed(f"{self.folder} was closed by its owner. Ask for it again.")
+        ended = self._counted()
         try:
             while True:
                 handles = self._handles
@@ -302,9 +330,24 @@ class Store:
                 if self.read_only:
                     self._publish()
         except BaseException:
-            if ended is not None:
-                ended()
+            ended()
             raise
+
+    def copy_to(self, folder: Path) -> None:
+        """
+        Write data.mdb, as of the newest commit and without its free pages, into *folder*, which is there and empty.
+
+        A job in another process goes on meanwhile; until this returns no page is reused there, and its file grows by
+        all that it writes. Memory: a few MB, whatever the size.
+        """
+        try:
+            self._environment.copy(str(folder), compact=True)
+        except BROKEN as error:
+            raise damaged(str(self.folder / "data.mdb"), error) from error
+        except lmdb.Error as error:
+            if not has_room(folder):
+                raise no_room(folder, "the copy", error) from error
+            raise StorageError(f"{self.folder} can't be copied to {folder}: {error}. Check both disks.") from error
 
     # ---- inside
 
@@ -357,7 +400,7 @@ class Store:
         None: a snapshot was open all the while. LMDB makes no map smaller than what it holds.
         """
         with self._idle:
-            if not self._idle.wait_for(lambda: not self._snapshots, _RESIZE_SECONDS_MAX):
+            if not self._idle.wait_for(lambda: not self._snapshots, _IDLE_SECONDS_MAX):
                 return None
             before = int(self._environment.info()["map_size"])
             self._environment.set_mapsize(size)

@@ -33,7 +33,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import compress, islice, repeat
-from typing import Any
+from typing import Any, Protocol
 
 from streamactors.core.codec import decode_value, encode_value
 from streamactors.core.errors import BadRecord, UsageError
@@ -42,7 +42,6 @@ from streamactors.core.limits import DIRTY_ENTRIES_MAX
 
 from .rows import LONG, Row, encode_keys, encode_rows, read_row, read_rows, row_key
 from .snapshot import Snapshot
-from .store import Store
 from .writing import Delta
 
 _DATABASE = "view:"
@@ -274,10 +273,17 @@ class View:
             raise _bad(self.name, [(key, value)], error) from error
 
 
+class Snapshots(Protocol):
+    """What begins snapshots: a store, or what finds the store that is served."""
+
+    def snapshot(self) -> Snapshot:
+        """Return one consistent view of all databases."""
+
+
 class ViewReader:
     """All views of a store. ``reader["quiz_counts"]`` is one; a view that was never written reads as empty."""
 
-    def __init__(self, store: Store, overlays: Mapping[str, Overlay] | None = None) -> None:
+    def __init__(self, store: Snapshots, overlays: Mapping[str, Overlay] | None = None) -> None:
         self._store = store
         self._overlays = overlays or {}
 
