@@ -47,7 +47,6 @@ from .rows import GROUP_BYTES, Namespace, encode_keys, namespace_bytes, read_row
 from .store import Store
 from .writing import Delta
 
-
 _ROWS_WEIGHED = 256
 """Rows of an epoch whose bytes are counted: a few microseconds, however many there are."""
 

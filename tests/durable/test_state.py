@@ -470,13 +470,13 @@ def test_large_values_end_an_epoch_by_their_bytes(process, monkeypatch):
     """Entries alone would let 2,000,000 values of a megabyte wait in memory."""
     monkeypatch.setattr(state_module, "DIRTY_BYTES_MAX", 100_000)
     state = KeyedState(process.store, "state")
-    state.put_many(None, {n: "v" * 1_000 for n in range(400)})
+    state.put_many(None, dict.fromkeys(range(400), "v" * 1000))
     assert not state.full, "the first epoch's rows have not been seen yet"
     process.checkpoint(state)
 
-    state.put_many(None, {n: "v" * 1_000 for n in range(90)})
+    state.put_many(None, dict.fromkeys(range(90), "v" * 1000))
     assert not state.full
-    state.put_many(None, {n: "v" * 1_000 for n in range(100)})
+    state.put_many(None, dict.fromkeys(range(100), "v" * 1000))
     assert state.full
     process.checkpoint(state)
     assert not state.full

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from msgspec import Struct, json
 
 import streamactors as sa
+from streamactors.core.connectors import Guarantee
 from streamactors.core.errors import JobFailed, QuotaFull
 from tests.durable.small_disk import Filling
 
@@ -19,11 +20,16 @@ class Event(Struct):
     text: str
 
 
+def copied(event):
+    """Return a copy that takes more room than the original: then the sink is the first to have none."""
+    return Event(event.user, event.text * 4)
+
+
 def counting():
     flow = sa.Pipeline("counts")
     events = flow.topic("events", Event)
     events.key_by("user").count().to_view("counts")
-    events.to_topic("copies")
+    events.map(copied).to_topic("copies")
 
     @flow.before_start
     async def prepare(log):
@@ -69,15 +75,16 @@ async def until(condition, what):
     raise AssertionError(f"60 s and still not: {what}")
 
 
-async def check_the_end(folder, appender):
+async def check_the_end(folder, appender, **more):
     """Run to the end: what was acknowledged is counted once, and copied once, in order."""
-    async with running(folder, bound=sa.Bound.UNTIL_END) as job:
+    async with running(folder, bound=sa.Bound.UNTIL_END, **more) as job:
         await job.wait()
         assert dict(job.views["counts"].items()) == appender.counts
         topic = await job.log.topic("copies")
         end = topic.partition(0).durable_end()
         copies = [json.decode(await topic.partition(0).read_at(offset)) for offset in range(end)]
-        assert copies == [json.decode(value) for value in appender.acknowledged]
+        originals = [json.decode(value, type=Event) for value in appender.acknowledged]
+        assert copies == [{"user": event.user, "text": event.text * 4} for event in originals]
 
 
 async def no_room_left(job, appender, other):
@@ -88,30 +95,36 @@ async def no_room_left(job, appender, other):
     assert shown == appender.counts
     leave = 300_000
     while job.state != "waiting":
+        assert leave >= 0, "the disk is full, and the job does not wait"
         other.fill(leave=leave)
-        leave = max(0, leave - 10_000)
+        leave -= 10_000
         await appender.append(job, 50)
         await asyncio.sleep(0.05)
     return shown
 
 
-async def goes_on(folder):
+async def goes_on_at_least_once(folder):
+    """The same where sinks are written at once: without a crash nothing repeats."""
+    return await goes_on(folder, guarantee=Guarantee.AT_LEAST_ONCE)
+
+
+async def goes_on(folder, **more):
     """Full, several times; each time it goes on by itself, without a restart."""
     appender, other = Appender(), Filling(folder)
-    async with running(folder) as job:
+    async with running(folder, **more) as job:
         for _ in range(3):
             await no_room_left(job, appender, other)
             region = job.status().regions[0]
             assert region.restarts == 0
             shown = dict(job.views["counts"].items())
-            assert sum(shown.values()) <= len(appender.acknowledged), "views stay readable"
+            assert 0 < sum(shown.values()) <= len(appender.acknowledged), "views stay readable"
             other.clear()
             await until(lambda: job.state == "running", "the job goes on")
             await appender.append(job, 50)
             await job.catch_up()
             assert dict(job.views["counts"].items()) == appender.counts
         assert job.status().regions[0].restarts == 0
-    await check_the_end(folder, appender)
+    await check_the_end(folder, appender, **more)
     return f"{len(appender.acknowledged)} acknowledged, {appender.refused} refused"
 
 
