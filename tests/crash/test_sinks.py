@@ -91,8 +91,9 @@ class Sinks:
 
     def kill_at_a_random_time(self):
         job = self.start(every=self.random.choice(["1ms", "5ms", "20ms"]))
+        moved, shown = self.mover.moved, self.random.random() < 0.8  # most die when something of them was visible
         deadline = time.monotonic() + START_SECONDS_MAX
-        while "started" not in job.err and time.monotonic() < deadline:
+        while ("started" not in job.err or (shown and self.mover.moved == moved)) and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(self.random.uniform(0, AGE_SECONDS_MAX))
         assert job.code is None, ended_badly(job, job.code or 0)
@@ -164,7 +165,7 @@ def test_at_random_times_while_another_program_moves_parts_away(server, tmp_path
     before = sinks.mover.moved
     sinks.finish()
     say(f"{kills} kills, {len(sinks.given)} records, {before} parts moved away before the last life")
-    assert before > kills
+    assert before > kills // 2
 
 
 def test_at_operations_on_a_folder_of_parts(server, tmp_path, chance, say):
