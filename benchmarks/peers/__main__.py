@@ -1,0 +1,5 @@
+"""``python -m benchmarks.peers``: see run.py."""
+
+from .run import main
+
+main()
