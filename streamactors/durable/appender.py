@@ -13,15 +13,17 @@ What a failure leaves:
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 from streamactors.core.errors import NO_ROOM, Damaged, LogClosed, QuotaFull, StorageError
 from streamactors.core.ports import Cell, Disk, File, Lock
 
+from .appends import Appends
 from .frames import NOTHING, Records, encode_frame
+from .removal import MayGo, removable, remove
 from .segment import (
     CELL_PREFIX,
+    DELETED,
     HEAD_BYTES,
     LOCK_NAME,
     READ_BYTES,
@@ -62,6 +64,7 @@ class Appender:
         self.time = 0  # append time of the last record; never goes back
         self.tables = Tables()
         self.segment_bytes_max = SEGMENT_BYTES_MAX
+        self.appends = Appends()
 
     def append(self, records: Records, extras: bytes, now_ms: int) -> int:
         """
@@ -71,6 +74,11 @@ class Appender:
             QuotaFull: the disk is full; nothing was written.
             LogClosed: whether the frame is durable is not known; the partition takes no more.
         """
+        if self._cell.load() == DELETED:
+            raise LogClosed(
+                f"{self._folder} was deleted by another process, by force, while this one wrote there. Nothing was "
+                "written. Make the topic again, then append."
+            )
         if self._full():
             self._guarded(self._roll, "a new segment", records)
         first, time = self.offset, max(self.time, now_ms)
@@ -79,32 +87,25 @@ class Appender:
         )
         self._guarded(lambda: self._file.write(self._position, frame), "a write", records)
         try:
-            self._file.sync()
+            self.appends.sync(self._file.sync)
         except OSError as error:
             raise self._closed("a sync", records, error) from error
+        self.appends.note(records.count, len(frame))
         self._position += len(frame)
         self._frames += 1
         self.offset, self.time = first + records.count, time
         self._cell.store(self.offset + 1)
         return first
 
-    def remove_segments(self, may_go: Callable[[int, int, int], bool]) -> int:
+    def remove_segments(self, may_go: MayGo) -> int:
         """
         Remove segments, oldest first, while ``may_go(end offset, last append time, bytes from it to the end)``.
 
         The last segment stays. Returns how many went; a crash on the way leaves fewer removed, in the same order.
         """
-        bases = segment_bases(self._disk.names(self._folder))
-        sizes = [self._measure(base) for base in bases]
-        removed = 0
-        for base, following in pairwise(bases):
-            if not may_go(following, self._read_head(following).time, sum(sizes[removed:])):
-                break
-            self._disk.remove(self._folder / segment_name(base))
-            removed += 1
-        if removed:
-            self._disk.sync_folder(self._folder)
-        return removed
+        found = removable(self._disk, self._folder, may_go)
+        remove(self._disk, self._folder, found)
+        return len(found)
 
     def close(self) -> None:
         """Release files and lock; harmless when repeated."""
@@ -196,21 +197,6 @@ class Appender:
             raise
         self._file, self._head = file, head
         self._position, self._frames = len(start), 1
-
-    def _read_head(self, base: int) -> SegmentHead:
-        path = self._folder / segment_name(base)
-        file = self._disk.open(path)
-        try:
-            return decode_head(file.read(0, HEAD_BYTES), str(path))
-        finally:
-            file.close()
-
-    def _measure(self, base: int) -> int:
-        file = self._disk.open(self._folder / segment_name(base))
-        try:
-            return file.size()
-        finally:
-            file.close()
 
     # --- failures ----------------------------------------------------------------------------------------------
 

@@ -23,10 +23,12 @@ import msgspec
 from streamactors.core.errors import NO_ROOM, Held, QuotaFull, StorageError, UsageError
 from streamactors.core.ports import Ports
 
+from .appends import Appends
 from .chunk import Chunk
 from .frames import Records
 from .partition import Partition, open_partition
 from .realtime import real_ports
+from .removal import may_go
 from .tables import Producer
 from .tail import POLL_SECONDS, Tails
 
@@ -113,6 +115,8 @@ class Log:
         folder = self._topic_folder(name)
         async with self._opening:
             self._refuse_closed()
+            if name in self._topics and self._topics[name].partition(0).deleted:
+                await self._close(self._topics.pop(name))  # one of that name that was made since is another topic
             if name not in self._topics:
                 partitions = await self._ports.threads.run(_LANE, self._described, folder)
                 if partitions is None:
@@ -128,6 +132,16 @@ class Log:
         """Return the names of all topics, sorted."""
         return await self._ports.threads.run(_LANE, self._names)
 
+    def appends(self) -> dict[str, Appends]:
+        """Return, by topic, what has been written through this object: partitions together."""
+        found: dict[str, Appends] = {}
+        for name, topic in list(self._topics.items()):
+            for number in range(topic.partitions):
+                appends = topic.partition(number).appends
+                if appends.sync_seconds.count:
+                    found.setdefault(name, Appends()).add(appends)
+        return found
+
     async def typed(self, name: str, kind: type[T], *, encoding: Encoding = "json") -> TypedTopic[T]:
         """Return a handle on topic *name* for values of type *kind*, a ``msgspec.Struct`` say."""
         topic = await self.topic(name)
@@ -140,12 +154,15 @@ class Log:
         self._closed = True
         async with self._opening:
             for topic in self._topics.values():
-                for number in range(topic.partitions):
-                    await topic.partition(number).close()
+                await self._close(topic)
             self._topics.clear()
         await self._tails.close()
         if self._owns_ports:
             await self._ports.threads.close()
+
+    async def _close(self, topic: Topic) -> None:
+        for number in range(topic.partitions):
+            await topic.partition(number).close()
 
     async def _open_partitions(self, name: str, folder: Path, partitions: int) -> list[Partition]:
         opened: list[Partition] = []
@@ -175,7 +192,8 @@ class Log:
 
     def _names(self) -> list[str]:
         disk = self._ports.disk
-        return [name for name in disk.names(self._folder) if disk.exists(self._folder / name / _DESCRIPTION)]
+        names = [name for name in disk.names(self._folder) if _NAME.fullmatch(name)]
+        return [name for name in names if disk.exists(self._folder / name / _DESCRIPTION)]
 
     def _described(self, folder: Path) -> int | None:
         disk, path = self._ports.disk, folder / _DESCRIPTION
@@ -299,17 +317,12 @@ class Topic:
         """
         removed = 0
         for partition in self._partitions:
-            oldest = None if max_age_ms is None else partition.now_ms() - max_age_ms
-            needed = (keep_from or {}).get(partition.number)
-
-            def may_go(
-                end: int, time: int, size: int, oldest: int | None = oldest, needed: int | None = needed
-            ) -> bool:
-                if needed is not None and end > needed:
-                    return False
-                return (oldest is not None and time < oldest) or (max_bytes is not None and size > max_bytes)
-
-            removed += await partition.remove_segments(may_go)
+            rule = may_go(
+                before_ms=None if max_age_ms is None else partition.now_ms() - max_age_ms,
+                bytes_max=max_bytes,
+                needed=(keep_from or {}).get(partition.number),
+            )
+            removed += await partition.remove_segments(rule)
         return removed
 
     def _choose(self, key: bytes | None) -> int:

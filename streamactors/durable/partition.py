@@ -18,14 +18,16 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from streamactors.core.errors import Damaged, Held, LogClosed
+from streamactors.core.errors import Damaged, Held, LogClosed, UsageError
 from streamactors.core.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX
 from streamactors.core.ports import Cell, Ports
 
 from .appender import attach_cell, open_appender
+from .appends import Appends
 from .chunk import Chunk
 from .commits import GroupCommit
 from .frames import Records, Stamp
+from .segment import DELETED
 from .segment_reader import Places, SegmentReader
 from .tables import Producer
 from .tail import POLL_SECONDS, Tails
@@ -53,6 +55,9 @@ class Partition:
         self._lookup = SegmentReader(ports.disk, folder, self._places)
         self.topic = topic
         self.number = number
+        self.appends = Appends(ports.clock.monotonic)
+        """What was written through this object."""
+
         self.lane = f"log/{topic}/{number}"
 
     def __repr__(self) -> str:
@@ -63,6 +68,11 @@ class Partition:
     def durable_end(self) -> int:
         """Return the offset behind the last durable record. Cost: a load from memory."""
         return self._cell.load() - 1
+
+    @property
+    def deleted(self) -> bool:
+        """Whether another process has deleted the topic since it was opened here."""
+        return self._cell.load() == DELETED
 
     def reader(self, start: int = 0) -> Reader:
         """Return a reader whose first record is *start*; it may wait there if that is the durable end."""
@@ -187,6 +197,7 @@ class Partition:
                 await self._ports.clock.sleep(POLL_SECONDS)
                 continue
             break
+        appender.appends = self.appends  # one follows the other when a failure has closed it; the counts go on
         self._commits = GroupCommit(self._ports, self.lane, appender, f"{self.topic}/{self.number}")
         return self._commits
 
@@ -241,6 +252,11 @@ class Reader:
         """
         if not self._ready:
             partition, end = self._partition, self._partition.durable_end()
+            if partition.deleted:
+                raise UsageError(
+                    f"topic {partition.topic} was deleted by another process, while it was read here, at offset "
+                    f"{self.position} of partition {partition.number}. What was not read by then is gone."
+                )
             if self.position >= end:
                 if self.position > end:
                     raise Damaged(

@@ -43,6 +43,10 @@ READ_BYTES = 256 * 1024
 """Bytes read in one go. Fewer: the hand-over to a thread (about 60 µs) is more than a few percent of decoding them.
 More: a buffer of 1 MiB goes back to the system each time, and comes back as 256 page faults (0.3 s for 400 MB)."""
 
+DELETED = 1 << 62
+"""What a cell shows when its topic was deleted: greater than any end, so that whoever waits for more wakes up and is
+told. The file is without a name by then; only those who have mapped it see this."""
+
 HEADERS_READ_BYTES = 64 * 1024
 """Bytes read in one go where only headers are wanted: many small frames, or the head of a large one."""
 

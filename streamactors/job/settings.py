@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +48,17 @@ class Settings:
 
     sync: bool = True
     """Whether a checkpoint waits for the disk. False is for simulations, whose crashes never lose the machine."""
+
+    @classmethod
+    def from_environment(cls, program: Settings | None = None) -> Settings:
+        """
+        Return *program*, by default the defaults, changed by what the STREAMACTORS_ variables of this process say.
+
+        Raises UsageError for a value that makes no sense; it names the variable.
+        """
+        from .options import from_variables  # it is made of this class
+
+        return from_variables(program or cls(), os.environ)
 
     def __post_init__(self) -> None:
         """Refuse what would never rest, or never move."""

@@ -16,6 +16,7 @@ from types import ModuleType
 
 from streamactors.core.errors import StreamActorsError, UsageError
 from streamactors.graph.pipeline import Pipeline
+from streamactors.job.settings import Settings
 
 from .failures import user_frames
 
@@ -48,6 +49,12 @@ def load(target: str, arguments: Sequence[str]) -> Pipeline:
         names = ", ".join(f"{path}:{key}" for key, _ in found.values())
         raise UsageError(f"{path} has {len(found)} pipelines. Say which: {names}.")
     return next(iter(found.values()))[1]
+
+
+def file_settings() -> Settings:
+    """Return the ``settings`` that the file which was loaded last has at module level; the defaults without any."""
+    found = getattr(sys.modules.get(MODULE_NAME), "settings", None)
+    return found if isinstance(found, Settings) else Settings()
 
 
 def _split(target: str) -> tuple[Path, str | None]:

@@ -19,20 +19,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from streamactors.core.connectors import Guarantee
 from streamactors.core.errors import UsageError
-from streamactors.core.times import duration_ms
 from streamactors.flow.sequencer import Bound
 from streamactors.graph.pipeline import Pipeline
+from streamactors.job.options import OPTIONS, from_flags, from_variables, misspelt
 from streamactors.job.runner import Job
 from streamactors.job.runner import run as run_job
 from streamactors.job.settings import Settings
@@ -40,7 +39,7 @@ from streamactors.job.status import JobStatus
 
 from .cli import data_option
 from .failures import OK, SIGNALLED, complain
-from .loading import load
+from .loading import file_settings, load
 from .output import say
 from .progress import Rate, progress_line, reasons_shown, records_of, summary_line
 
@@ -63,43 +62,51 @@ is collected several times while it is in use; hardly anything here is cyclic. A
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give *command* a flag for each setting. None is the default: then a variable, or the program, decides."""
+    for option in reversed(OPTIONS):
+        kind = option.kind
+        helped = f"{option.meaning} [{'|'.join(kind.choices)}]" if kind.choices else option.meaning
+        helped = f"{helped} ({option.default})"
+        command = click.option(option.flag, option.parameter, metavar=kind.metavar, help=helped)(command)
+    return command
+
+
 @click.command()
 @click.argument("target", metavar="FILE.py[:NAME]")
 @data_option
 @click.option("--until-end", is_flag=True, help="Stop at the ends of the input as they are now; windows stay open.")
 @click.option("--finish", is_flag=True, help="The same, but the input is complete: all windows close, for good.")
-@click.option("--checkpoint-every", metavar="TIME", default="200ms", show_default=True, help="Such as 50ms, 1s.")
-@click.option(
-    "--guarantee",
-    type=click.Choice([guarantee.value for guarantee in Guarantee]),
-    default=Guarantee.EXACTLY_ONCE.value,
-    show_default=True,
-    help="What a crash may do to the result.",
-)
+@settings_options
 @click.option("--no-progress", is_flag=True, help="Log lines instead of the display; as without a terminal.")
 @click.argument("arguments", metavar="[-- ARGS]", nargs=-1, type=click.UNPROCESSED)
 def run(
     target: str,
     data_dir: Path,
-    checkpoint_every: str,
-    guarantee: str,
     arguments: tuple[str, ...],
     *,
     until_end: bool,
     finish: bool,
     no_progress: bool,
+    **flags: str | None,
 ) -> int:
     """
     Run the pipeline NAME of FILE.py, or the only one there is, until Ctrl-C.
 
     NAME may be a function that returns a pipeline. ARGS are the file's sys.argv. Ctrl-C drains: one last checkpoint,
     then the end; a second one kills. Either way the next run goes on from the last checkpoint.
+
+    For each setting, a flag comes before its STREAMACTORS_ variable, and that before `settings = Settings(...)` in the
+    file.
     """
     if until_end and finish:
         raise UsageError("--until-end and --finish exclude each other: windows stay open, or they close. Give one.")
-    bound = Bound.UNTIL_END if until_end else Bound.FINISH if finish else Bound.LIVE
-    settings = Settings(checkpoint_every_ms=_period(checkpoint_every), guarantee=Guarantee(guarantee), bound=bound)
+    bound = Bound.UNTIL_END if until_end else Bound.FINISH if finish else None
+    for variable, meant in misspelt(os.environ).items():
+        complain(f"{variable} is no setting and changes nothing. Was {meant} meant?")
+    _settings(Settings(), bound, flags)  # says what is wrong with them before the file runs
     pipeline = load(target, arguments)
+    settings = _settings(file_settings(), bound, flags)
     display = None if no_progress or not _is_terminal() else _display(pipeline)
     _log_to(display)
     run = Run(pipeline, data_dir, settings, display)
@@ -107,14 +114,10 @@ def run(
         return runner.run(run.main())
 
 
-def _period(text: str) -> int:
-    try:
-        period = duration_ms(text)
-    except ValueError as error:
-        raise UsageError(f"--checkpoint-every: {error}") from error
-    if period < 1:
-        raise UsageError(f"--checkpoint-every {text} is not a period. Give at least 1ms.")
-    return period
+def _settings(program: Settings, bound: Bound | None, flags: Mapping[str, str | None]) -> Settings:
+    """Return what the program has set, changed by variables, and those by flags."""
+    settings = from_flags(from_variables(program, os.environ), flags)
+    return settings if bound is None else replace(settings, bound=bound)
 
 
 def _is_terminal() -> bool:

@@ -156,7 +156,7 @@ def test_an_error_of_the_users_file_exits_with_2(spawn, data_dir, program):
     [
         (["--until-end", "--finish"], "exclude each other"),
         (["--checkpoint-every", "soon"], "'soon' is not a duration"),
-        (["--checkpoint-every", "0ms"], "is not a period"),
+        (["--checkpoint-every", "0ms"], "is below 1"),
         (["--nope"], "No such option"),
         ([], "there is no topic numbers"),
     ],
