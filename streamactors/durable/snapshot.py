@@ -65,6 +65,10 @@ class Snapshot:
         if ended is not None:
             ended()
 
+    def place(self, database: str) -> str:
+        """Return what a message calls *database*: its name, and the file that it is in."""
+        return f"{database} in {self._where}"
+
     def databases(self) -> list[str]:
         """Return the sorted names of all databases."""
         return sorted(self._handles)

@@ -63,6 +63,11 @@ def view_database(name: str) -> str:
     return _DATABASE + name
 
 
+def view_of(database: str) -> str | None:
+    """Return the name of the view that is kept in *database*, or None when it holds something else."""
+    return database.removeprefix(_DATABASE) if database.startswith(_DATABASE) else None
+
+
 class ViewBuffer:
     """What a region changed in a view since the last barrier. A Durable (durable/state.py)."""
 
@@ -171,7 +176,7 @@ class View:
         stored_key = row_key(b"", encode_key(known))
         with self._snapshot() as snapshot:
             stored = snapshot.get(self._database, stored_key)
-        return default if stored is None else read_row(self._database, 0, stored_key, stored)[1]
+        return default if stored is None else read_row(snapshot.place(self._database), 0, stored_key, stored)[1]
 
     def __getitem__(self, key: Any) -> Any:
         value = self.get(key, _GONE)
@@ -232,7 +237,7 @@ class View:
                 shown, begin = self._joined(rows, changes[begin:end]), end
             else:
                 shown = rows
-            for encoded, value in read_rows(self._database, 0, shown):
+            for encoded, value in read_rows(snapshot.place(self._database), 0, shown):
                 yield plain_key(decode_key(encoded)), value
             if not full:
                 return

@@ -15,6 +15,7 @@ from streamactors.durable.frames import Records
 from streamactors.durable.pages import first_missing
 from streamactors.durable.state import KeyedState
 from streamactors.durable.store import Checkpoint, Delta, Store
+from streamactors.durable.views import ViewBuffer, ViewReader
 
 PAGE = 4_096
 
@@ -140,6 +141,31 @@ def test_a_flipped_bit_in_a_value_is_damage_with_file_and_key(tmp_path, folder):
     path.write_bytes(data)
     with Store.open(folder) as store, pytest.raises(Damaged, match=rf"state:counts in {path}, key .*checksum"):
         KeyedState(store, "state:counts").get(None, "somewhere")
+
+
+def test_views_that_can_be_read_stay_readable_beside_a_damaged_one(folder):
+    with Store.open(folder) as store:
+        store.begin_attempt("r")
+        deltas = []
+        for name, text in (("good", "g"), ("bad", "b")):
+            view = ViewBuffer(name)
+            view.upsert(["k", "l"], [text * 100, 1])
+            view.freeze(1)
+            assert view.encode(10)
+            deltas += view.hand_over()
+        store.commit(Checkpoint("r", 1, 1, None, deltas=deltas))
+    path = folder / "data.mdb"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"b" * 100)] ^= 1
+    path.write_bytes(data)
+    with Store.open(folder, read_only=True) as store:
+        views = ViewReader(store)
+        assert dict(views["good"].items()) == {"k": "g" * 100, "l": 1}
+        assert views["bad"]["l"] == 1
+        with pytest.raises(Damaged, match=rf"view:bad in {path}, key .*checksum"):
+            views["bad"]["k"]
+        with pytest.raises(Damaged, match="view:bad"):
+            dict(views["bad"].items())
 
 
 # The log. -------------------------------------------------------------------------------------------------------------
