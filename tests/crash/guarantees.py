@@ -96,7 +96,7 @@ class Relay(Storm):
         seen = [int(line) for line in self._lines("log", "read", "--data", data, "seen")]
         assert set(seen) <= set(order), "something was seen that nobody sent"
         rows = [json.loads(line) for line in self._lines("view", "show", "--data", data, "counts", "--json")]
-        shown: dict[str, int] = dict(map(dict.values, rows))
+        shown: dict[str, int] = dict(tuple(row.values()) for row in rows)
         wanted = Counter(record["quiz_id"] for record in sent)
         kept = list(dict.fromkeys(seen))
         there = set(kept)
