@@ -31,6 +31,7 @@ from streamactors.flow.sequencing import Entry
 from streamactors.flow.stage import Stage
 
 from .epochs import EpochLedger, EpochState
+from .figures import RunFigures
 from .immediate import SinkOutput, Stopped
 from .room import Room
 
@@ -84,6 +85,7 @@ class Coordinator(Actor):
         outputs: Sequence[SinkOutput],
         commit: Commit,
         room: Room,
+        figures: RunFigures,
         clock: Clock,
         interval: float,
     ) -> None:
@@ -97,6 +99,7 @@ class Coordinator(Actor):
         self._outputs = list(outputs)
         self._store_commit = commit
         self._room = room
+        self._figures = figures
         self._clock = clock
         self._interval = interval
         self._ledger = EpochLedger(["sequencer", *(stage.name for stage in stages)], last=last_epoch)
@@ -109,6 +112,9 @@ class Coordinator(Actor):
         self._closed = False
         self.handed_over: HandedOver | None = None
         """What an epoch that commits waits for; stays when its commit fails."""
+
+        self.shown_until = clock.monotonic()
+        """All that was numbered before this monotonic time is visible."""
 
         room.on_wait = self._hold
         sequencer.on_cut = self._on_cut
@@ -126,6 +132,16 @@ class Coordinator(Actor):
     def aligning(self) -> tuple[int, float] | None:
         """The epoch that is aligning, and since when, monotonic seconds."""
         return None if self._gathered is None else (self._gathered.epoch, self._gathered.started)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether something was numbered that is not visible yet."""
+        return self._sequencer.changed or self._gathered is not None or self.commits
+
+    @property
+    def commits(self) -> bool:
+        """Whether something was handed out and is not answered."""
+        return self._committing is not None and not self._committing.done()
 
     async def answered(self) -> None:
         """Return when what was handed to the writer's thread or a target is answered, well or not."""
@@ -193,6 +209,8 @@ class Coordinator(Actor):
                 self._due_at = now + self._interval
                 if self._sequencer.changed:
                     return True
+                if not self.commits:
+                    self.shown_until = now
             await self.wait_woken_or(self._clock, self._due_at - now)
         return False
 
@@ -286,8 +304,10 @@ class Coordinator(Actor):
         self._hand_to(epoch, "the source, to acknowledge")
         await self._acknowledge(gathered.position)
         self.handed_over = None
-        elapsed_ms = (self._clock.monotonic() - gathered.started) * 1_000
-        self.report = EpochReport(epoch, elapsed_ms, stats.bytes, checkpoint.created_ms)
+        elapsed = self._clock.monotonic() - gathered.started
+        self.report = EpochReport(epoch, elapsed * 1_000, stats.bytes, checkpoint.created_ms)
+        self._figures.note_checkpoint(elapsed, stats.bytes, checkpoint.deltas)
+        self.shown_until = gathered.started
         if not self._pressed:
             self._sequencer.held = False
             self._sequencer.wake()

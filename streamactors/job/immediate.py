@@ -39,6 +39,10 @@ class SinkOutput(Protocol):
     sink: str
     """The sink's id."""
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits for the target's answer."""
+
     async def before(self) -> Sequence[Delta]:
         """Return rows for the checkpoint, when it may be committed."""
 
@@ -75,11 +79,16 @@ class ImmediateOutput(Actor):
 
         self._clock = clock
         self._interval = interval
-        self._waiting_bytes = self._waiting_records = 0
+        self._waiting_bytes = self._waiting_records = self._writing_bytes = 0
         self._given = self._written = 0  # batches
         self._flushing: list[asyncio.Future[None]] = []
         self._finishing = False
         self._over: Exception | None = None
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the target has not answered for."""
+        return self._waiting_bytes + self._writing_bytes
 
     @property
     def has_room(self) -> bool:
@@ -130,12 +139,14 @@ class ImmediateOutput(Actor):
             return False
         given, records, started = self._given, self._waiting_records, self._clock.monotonic()
         payloads = self._writer.take()
+        self._writing_bytes = self._waiting_bytes
         self._waiting_bytes = self._waiting_records = 0
         self.on_room()
         self.writing_since = started
         for payload in payloads:
             await self._target.write(payload)
         self.writing_since = None
+        self._writing_bytes = 0
         self._written = given
         self._pace(records, self._clock.monotonic() - started)
         self._answer()

@@ -131,6 +131,8 @@ class Committer:
         self._job = job
         self._target = target
         self._settled: list[bytes] = []
+        self.waiting_bytes = 0
+        """Of checkpoints that are durable, and which the target has not answered for."""
 
     async def recover(self, rows: Sequence[Row]) -> None:
         """Commit of *rows*, found after a start, what the target does not show yet."""
@@ -171,8 +173,10 @@ class Committer:
         await self._target.close()
 
     async def _commit(self, rows: Sequence[tuple[bytes, PendingRow]]) -> None:
+        self.waiting_bytes = sum(len(row.data) for _, row in rows)
         for key, row in rows:
             await self._target.commit(Payload(_partition(key), row.data), row.stamp, row.expect)
+            self.waiting_bytes -= len(row.data)
 
     def _decode(self, value: bytes) -> PendingRow:
         return _decode(unseal(value, f"pending output of sink {self.sink}"))

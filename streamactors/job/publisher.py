@@ -27,6 +27,7 @@ from streamactors.flow.sequencer import Sequencer
 from streamactors.flow.stage import Stage
 
 from .coordinator import Commit, EpochReport, answer_all
+from .figures import RunFigures
 from .immediate import SinkOutput, Stopped
 from .room import Room
 
@@ -50,6 +51,7 @@ class Publisher(Actor):
         views: Sequence[ViewBuffer],
         commit: Commit,
         room: Room,
+        figures: RunFigures,
         clock: Clock,
         interval: float,
     ) -> None:
@@ -64,15 +66,24 @@ class Publisher(Actor):
         self._views = list(views)
         self._store_commit = commit
         self._room = room
+        self._figures = figures
         self._clock = clock
         self._interval = interval
         self._due_at = clock.monotonic() + interval
         self._requests: list[asyncio.Future[int | None]] = []
         self._closed = False
+        self.shown_until = clock.monotonic()
+        """All that views had by this monotonic time is stored."""
+
         room.on_wait = self._hold
         sequencer.on_exhausted = self.wake
         for stage in stages:
             stage.press = self._press
+
+    @property
+    def unseen(self) -> bool:
+        """Whether a view has something that is not stored, which other processes don't see."""
+        return any(view.entries_dirty for view in self._views)
 
     @property
     def waiting_for_room(self) -> str | None:
@@ -128,8 +139,10 @@ class Publisher(Actor):
         try:
             if answers and not await self._until_written():
                 return
-            if answers or any(view.entries_dirty for view in self._views):
+            if answers or self.unseen:
                 await self._publish()
+            else:
+                self.shown_until = self._clock.monotonic()
             stored = self.report.epoch
         finally:
             answer_all(answers, stored)
@@ -173,8 +186,10 @@ class Publisher(Actor):
         stats = await self._store_commit(checkpoint)
         for view in self._views:
             view.committed(epoch)
-        elapsed_ms = (self._clock.monotonic() - started) * 1_000
-        self.report = EpochReport(epoch, elapsed_ms, stats.bytes, checkpoint.created_ms)
+        elapsed = self._clock.monotonic() - started
+        self.report = EpochReport(epoch, elapsed * 1_000, stats.bytes, checkpoint.created_ms)
+        self._figures.note_checkpoint(elapsed, stats.bytes, checkpoint.deltas)
+        self.shown_until = started
 
     def _hold(self) -> None:
         """There is no room: nothing more is numbered before what waits is stored."""

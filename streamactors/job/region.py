@@ -43,7 +43,7 @@ from .facts import calling
 from .failures import Failure, FailureReports, failure_of
 from .room import is_full
 from .states import Life, State
-from .status import RegionStatus, region_status
+from .status import RegionStatus, operators_of, region_status
 from .watchdog import awaited_by
 from .wiring import RegionWorld, RunningRegion, wire
 
@@ -278,6 +278,7 @@ class RegionSupervisor:
             known = seen.get(operator.name)
             told = known is not None and known == row
             if seconds >= bound and not told:
+                self.world.figures.hung_calls += 1
                 self._log.warning(
                     "operator %s has awaited %s for %.0f s. No checkpoint is complete before it returns. Give the call "
                     "a timeout; await_ms sets the bound, 0 none.",
@@ -360,6 +361,7 @@ class RegionSupervisor:
             await self._group.run()  # 5, 6
         finally:
             self.last = region_status(self)
+            region.figures.add_attempt(*operators_of(running))
             self._note_end(running, self._group)
             self.running = self._group = None
 

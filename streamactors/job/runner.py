@@ -53,7 +53,7 @@ from .room import PatientTarget, Room
 from .settings import Settings
 from .states import State, job_state
 from .status import JobStatus, region_status
-from .watchdog import watch
+from .watchdog import Watch, watch
 from .wiring import RegionWorld, RunningRegion, Target
 
 CATCH_UP_POLL_SECONDS = 0.002
@@ -101,7 +101,7 @@ class Job:
         self._targets: list[Target] = []
         self._crew = Crew(FailureReports(pipeline.name, on_failure))
         self._regions = self._crew.regions
-        self._unwatch: Callable[[], None] = lambda: None
+        self._watch: Watch | None = None
         self._tasks: dict[asyncio.Task[None], RegionSupervisor] = {}
         self._overlays: dict[str, Overlay] = {}
 
@@ -196,7 +196,8 @@ class Job:
 
     def status(self) -> JobStatus:
         """Return what can be seen of the job now: state, and for each region its operators and last checkpoint."""
-        return JobStatus(self.name, self.state.value, [region_status(region) for region in self._regions])
+        regions = [region_status(region) for region in self._regions]
+        return JobStatus(self.name, self.state.value, regions, 0 if self._watch is None else self._watch.incidents())
 
     # Start and end; called by ``run``. --------------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ class Job:
             self._tasks[task] = supervisor
         # (In a simulation time stands while code runs, and there is no other thread.)
         if self._settings.watchdog_ms and isinstance(threads, RealThreads):
-            self._unwatch = watch(self._settings.watchdog_ms, self._look)
+            self._watch = watch(self._settings.watchdog_ms, self._look)
 
     def _on_region_over(self, task: asyncio.Task[None]) -> None:
         """Half a pipeline is not an answer: a region that gave up stops the others."""
@@ -245,7 +246,8 @@ class Job:
         """Release everything; harmless at any point of a start that failed."""
         await self.stop()
         await self._crew.reports.close()
-        self._unwatch()
+        if self._watch is not None:
+            self._watch.end()
         self._tell(list(self._opened))
         for target in self._targets:
             await target.committer.close()

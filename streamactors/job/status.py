@@ -15,10 +15,12 @@ from streamactors.flow.sequencing import PartitionPosition
 from streamactors.flow.stage import Stage
 
 from .facts import facts_of
+from .figures import RunFigures
 from .why import reasons
 
 if TYPE_CHECKING:
     from .region import RegionSupervisor
+    from .wiring import RunningRegion
 
 
 class OperatorStatus(msgspec.Struct):
@@ -73,6 +75,14 @@ class PartitionStatus(msgspec.Struct):
     """Records that could not be decoded, or had no time, and were left out, in this run."""
 
 
+class SinkStatus(msgspec.Struct):
+    """A sink outside."""
+
+    sink: str
+    waiting_bytes: int
+    """What the target has not answered for."""
+
+
 class CheckpointStatus(msgspec.Struct):
     """The last checkpoint."""
 
@@ -113,6 +123,13 @@ class RegionStatus(msgspec.Struct):
     reasons: list[str] = []
     """Why it does not move, or what it moves as fast as, in sentences; see job/why.py."""
 
+    sinks: list[SinkStatus] = []
+    view_age_ms: float = 0.0
+    """How old what other processes see of the views is, compared with what was read. 0: they see all of it."""
+
+    run: RunFigures = msgspec.field(default_factory=RunFigures)
+    """What was done in this run, over all attempts: nothing in it goes back."""
+
 
 class JobStatus(msgspec.Struct):
     """A job."""
@@ -120,11 +137,13 @@ class JobStatus(msgspec.Struct):
     job: str
     state: str
     regions: list[RegionStatus]
+    blocked: int = 0
+    """How often the watchdog found the event loop blocked since jobs run in it."""
 
 
 def region_status(region: RegionSupervisor) -> RegionStatus:
     """Return what is seen of *region* now."""
-    life = region.life
+    life, running = region.life, region.running
     return msgspec.structs.replace(
         _of_attempt(region) if region.running is not None else region.last or _nothing(region),
         state=life.state.value,
@@ -134,7 +153,14 @@ def region_status(region: RegionSupervisor) -> RegionStatus:
         error=life.error,
         error_ms=life.error_ms,
         reasons=reasons(facts_of(region)),
+        run=region.world.figures.with_attempt(*(([], []) if running is None else operators_of(running))),
     )
+
+
+def operators_of(running: RunningRegion) -> tuple[list[Operator], list[Operator]]:
+    """Return the operators of an attempt: before the sequencer, and behind it."""
+    before = [operator for reader in running.readers for operator in reader.refusing]
+    return before, [operator for stage in running.stages for operator in stage.operators]
 
 
 def _nothing(region: RegionSupervisor) -> RegionStatus:
@@ -145,7 +171,7 @@ def _nothing(region: RegionSupervisor) -> RegionStatus:
 def _of_attempt(region: RegionSupervisor) -> RegionStatus:
     running = region.running
     assert running is not None, f"region {region.id} does not run"
-    report = running.coordinator.report
+    coordinator, report = running.coordinator, running.coordinator.report
     sequencing = running.sequencer.sequencing
     return RegionStatus(
         id=region.id,
@@ -158,6 +184,8 @@ def _of_attempt(region: RegionSupervisor) -> RegionStatus:
         waiting_for=[_waiting(name, running.stages) for name in sorted(running.coordinator.waiting_for)],
         partitions=[_partition(reader, sequencing.partitions[reader.partition]) for reader in running.readers],
         stages=[_stage(stage) for stage in running.stages],
+        sinks=[SinkStatus(output.sink, output.waiting_bytes) for output in running.outputs],
+        view_age_ms=(region.clock.monotonic() - coordinator.shown_until) * 1_000 if coordinator.unseen else 0.0,
     )
 
 

@@ -212,6 +212,9 @@ class Watchdog:
         self._answered = time.monotonic()
         self._looked = 0.0
         self._named: str | None = None
+        self.incidents = 0
+        """How often the loop was blocked for longer than a bound, and by whom was known."""
+
         self._until_over = threading.Lock()  # held until then: a wait for it costs half of one for an Event
         self._until_over.acquire()
         self._thread = threading.Thread(target=self._run, name="streamactors/watchdog", daemon=True)
@@ -270,6 +273,7 @@ class Watchdog:
         operator, place = running_in(sys._current_frames().get(self._thread_id), self._outside)  # noqa: SLF001
         if place is None:
             return  # nothing runs in the loop: the whole process stood still, or the loop was left
+        self.incidents += self._named is None
         self._named = f"{place}, called by {operator or 'no operator'}"
         _log.warning(
             "the event loop has been blocked for %.1f s by %s. All that lives in this loop waits for it. Make the "
@@ -282,11 +286,19 @@ class Watchdog:
 _watchdogs: dict[asyncio.AbstractEventLoop, Watchdog] = {}
 
 
-def watch(bound_ms: int, look: Callable[[], None]) -> Callable[[], None]:
-    """Watch the running loop, and call *look* in it about once a second; what is returned ends that.
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a job has of the watchdog of its loop."""
 
-    Called in a task of the loop, and so is what it returns.
-    """
+    end: Callable[[], None]
+    """Ends it; called in a task of the loop."""
+
+    incidents: Callable[[], int]
+    """How often the loop was blocked since some job of it began to watch; of all jobs in it together."""
+
+
+def watch(bound_ms: int, look: Callable[[], None]) -> Watch:
+    """Watch the running loop, and call *look* in it about once a second. Called in a task of the loop."""
     loop = asyncio.get_running_loop()
     if loop not in _watchdogs:
         _watchdogs[loop] = Watchdog(loop, frames_of_loop())
@@ -297,4 +309,4 @@ def watch(bound_ms: int, look: Callable[[], None]) -> Callable[[], None]:
         if _watchdogs.get(loop) is watchdog and watchdog.leave(job):
             del _watchdogs[loop]
 
-    return end
+    return Watch(end, lambda: watchdog.incidents)

@@ -7,7 +7,7 @@ in. Nothing decides anything: which node is in which stage is the plan's, what t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from streamactors.graph.nodes import Node
 from streamactors.graph.plan import Feed, RegionPlan, SourcePlan, StagePlan
 
 from .coordinator import Commit, Coordinator
+from .figures import RunFigures
 from .guarantees import PROMISES, Promise
 from .immediate import ImmediateOutput, SinkOutput
 from .pending import Committer, PendingOutput, expect_what_is_there
@@ -79,6 +80,9 @@ class RegionWorld:
     overlays: dict[str, Overlay]
     """Of the job's views, by name, where changes are shown at once."""
 
+    figures: RunFigures = field(default_factory=RunFigures)
+    """Of attempts that have ended, and of all checkpoints."""
+
     @property
     def promise(self) -> Promise:
         """What the job promises about crashes."""
@@ -94,6 +98,7 @@ class RunningRegion:
     coordinator: Coordinator | Publisher
     stages: list[Stage]
     readers: list[Reader]
+    outputs: list[SinkOutput]
 
 
 async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> RunningRegion:
@@ -114,6 +119,7 @@ async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> 
         "outputs": builder.outputs,
         "commit": region.commit,
         "room": region.room,
+        "figures": region.figures,
         "clock": region.world.ports.clock,
         "interval": region.settings.checkpoint_every_ms / 1_000,
     }
@@ -125,7 +131,7 @@ async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> 
         coordinator = Publisher(f"{path}/publisher", views=builder.views, **common)
     ticker = _ticker(region, sequencer)
     actors: list[Actor] = [*builder.writing, *reversed(builder.stages), sequencer, *readers, *ticker, coordinator]
-    return RunningRegion(actors, sequencer, coordinator, builder.stages, readers)
+    return RunningRegion(actors, sequencer, coordinator, builder.stages, readers, builder.outputs)
 
 
 def last_epoch(attempt: int, restored: Restored | None) -> int:
