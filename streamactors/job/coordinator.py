@@ -143,6 +143,11 @@ class Coordinator(Actor):
         """Whether something was handed out and is not answered."""
         return self._committing is not None and not self._committing.done()
 
+    @property
+    def commits(self) -> bool:
+        """Whether something was handed out and is not answered."""
+        return self._committing is not None and not self._committing.done()
+
     async def answered(self) -> None:
         """Return when what was handed to the writer's thread or a target is answered, well or not."""
         if self._committing is not None:

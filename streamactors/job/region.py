@@ -234,6 +234,7 @@ class RegionSupervisor:
         self._between = True
         try:
             if self.ending is not None:
+                self._say_who_has_not_answered(self.ending)
                 await self.ending.answered()
                 self.ending = None
             if self.gathering is None and self.restart_at is not None:
@@ -246,6 +247,16 @@ class RegionSupervisor:
         finally:
             self._between = False
             self.restart_at = None
+
+    def _say_who_has_not_answered(self, ending: Coordinator) -> None:
+        handed = ending.handed_over
+        if ending.commits and handed is not None:
+            self._log.warning(
+                "region %s starts again when %s has answered for epoch %d: not before, or records might count twice",
+                self.id,
+                handed.to,
+                handed.epoch,
+            )
 
     async def _abandon(self) -> None:
         """Nothing follows: cancel a commit that the stop's grace was too short for; the next start recovers."""

@@ -155,6 +155,56 @@ class TestTheStates:
         assert state == "ended" and seconds == pytest.approx(actors.STOP_GRACE_SECONDS, abs=0.1)
 
 
+class TestWaitingForRoom:
+    def test_a_full_disk_is_a_state_and_no_failure(self, world):
+        told, target, script = [], Target(asyncio.Event()), Script(["a", Pause(), "b", Pause()])
+        target.gate.set()
+        full, commit = [True], target.commit
+
+        async def refusing(payload, stamp, expect):
+            if full:
+                raise sa.QuotaFull("the disk of the target is full")
+            await commit(payload, stamp, expect)
+
+        target.commit = refusing
+        flow = sa.Pipeline("job")
+        flow.source(script).to(target)
+
+        async def scene(job, clock):
+            await until(clock, lambda: job.state == "waiting")
+            await clock.sleep(30)
+            seen = job.status().regions[0]
+            full.clear()
+            await until(clock, lambda: job.state == "running")
+            script.go_on()
+            await job.catch_up()
+            return seen
+
+        seen = play(world, flow, scene, on_failure=told.append)
+        assert seen.state == "waiting"
+        assert seen.reasons[0] == "waits for room, and goes on by itself: the disk of the target is full"
+        assert target.committed == ["a", "b"] and told == []
+
+    def test_a_wait_for_room_ends_with_a_stop(self, world):
+        target = Target(asyncio.Event())
+
+        async def full(payload, stamp, expect):
+            raise sa.QuotaFull("full")
+
+        target.commit = full
+        flow = sa.Pipeline("job")
+        flow.source(Script(["a", Pause()])).to(target)
+
+        async def scene(job, clock):
+            await until(clock, lambda: job.state == "waiting")
+            before = clock.monotonic()
+            await job.stop()
+            return job.state, clock.monotonic() - before
+
+        state, seconds = play(world, flow, scene)
+        assert state == "ended" and seconds < 0.1
+
+
 class TestTheScopes:
     def two(self):
         return Script(["a", Pause(), "p", Crash(), "b", Pause()], id="one"), Script(["x", Pause(), "y"], id="other")
@@ -328,7 +378,7 @@ class Writer:
 
 
 class TestACommitOnItsWay:
-    def test_no_attempt_begins_before_it_is_answered_however_long_that_takes(self, world):
+    def test_no_attempt_begins_before_it_is_answered_however_long_that_takes(self, world, caplog):
         """Longer than the grace after which what hangs is cancelled."""
         gate, script = asyncio.Event(), Script(["a", Pause(), "p", Crash(), "b", Pause()])
         target = Target(gate)
@@ -349,7 +399,9 @@ class TestACommitOnItsWay:
             await job.catch_up()
             return seen
 
-        seen = play(world, flow, scene)
+        with caplog.at_level(logging.WARNING):
+            seen = play(world, flow, scene)
+        assert "region script starts again when sink target has answered for epoch 1: not before" in caplog.text
         assert (seen.state, seen.attempt) == ("restarting", 1)
         assert seen.reasons[0].startswith("restarts when sink target has answered for epoch 1, which it has had for 5")
         assert target.committed == ["a", "p", "b"]
