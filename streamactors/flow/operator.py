@@ -83,6 +83,7 @@ class Operator:
         self.records_in = 0
         self.records_out = 0
         self.late_records = 0
+        self.late_before = 0  # those that the restored state had counted already
         self.refused_records = 0  # left out, because they could not be handled
 
     def open(self, context: OperatorContext) -> None:

@@ -105,7 +105,12 @@ class Reader(Actor):
     @property
     def refused(self) -> int:
         """Records that were left out before they were sequenced, in this attempt."""
-        return sum(operator.refused_records for operator in [self._decoding, *self._chain])
+        return sum(operator.refused_records for operator in self.refusing)
+
+    @property
+    def refusing(self) -> list[Operator]:
+        """What may leave a record out before it is sequenced: the source's decoder, and the operators."""
+        return [self._decoding, *self._chain]
 
     def head(self) -> Head | None:
         """Return what comes next here; a Head without a batch while it is being read; None when there is nothing."""

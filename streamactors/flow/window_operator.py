@@ -121,6 +121,7 @@ class WindowOperator(Operator):
         self._life = Lifecycle(self.assigner, self.lateness, context.watermark)
         if self._row.value is not None:
             self.late_records, self._period, life = self._row.value
+            self.late_before = self.late_records
             self._life.restore(life)
         if self.early_every is not None:
             self._changed_state = changed = context.keyed_state("changed")
