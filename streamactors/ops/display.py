@@ -95,8 +95,8 @@ def _region(region: RegionStatus, rate: float, now_ms: int) -> list[RenderableTy
         ("restarts", restarts if region.state == "running" else Text.assemble(restarts, f" ({region.state})")),
     ):
         lines.append(Text.assemble((f"  {name:<11}", "dim"), what))
-    for reason in reasons_shown(region, rate):
-        lines.append(Text.assemble((f"  {'why':<11}", "dim"), (reason, "yellow")))
+    why = (f"  {'why':<11}", "dim")
+    lines += [Text.assemble(why, (reason, "yellow")) for reason in reasons_shown(region, rate)]
     lines.append(_partitions(region.partitions))
     return lines
 
