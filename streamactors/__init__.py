@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from streamactors.graph.pipeline import Pipeline
     from streamactors.job.failures import Failure
     from streamactors.job.runner import Job, run
+    from streamactors.job.served import open_views
     from streamactors.job.settings import Settings
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "max",
     "mean",
     "min",
+    "open_views",
     "reduce",
     "run",
     "sum",
@@ -88,6 +90,7 @@ _HOMES = {
     "Failure": "job.failures:Failure",
     "Guarantee": "core.connectors:Guarantee",
     "Job": "job.runner:Job",
+    "open_views": "job.served:open_views",
     "Log": "durable.log:Log",
     "Pipeline": "graph.pipeline:Pipeline",
     "Push": "connectors.push:Push",

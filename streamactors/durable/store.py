@@ -78,7 +78,9 @@ class Identity:
     """Whose store it is."""
 
     job: str
-    version: int
+    version: str
+    """Label, such as ``v1``."""
+
     incarnation: str
     """Random 128-bit id in hex, new whenever a job starts from nothing."""
 
@@ -164,7 +166,7 @@ class Store:
 
     # ---- who it belongs to
 
-    def identity(self, job: str | None = None, *, version: int = 1, new_id: str | None = None) -> Identity:
+    def identity(self, job: str | None = None, *, version: str = "v1", new_id: str | None = None) -> Identity:
         """
         Return whose store it is; with *new_id*, a store that is nobody's yet becomes *job*'s.
 

@@ -87,6 +87,9 @@ class Sequencer(Actor):
 
         self.on_cut: OnCut = _nobody
         self.on_exhausted: Callable[[], None] = _nothing
+        self.on_caught_up: Callable[[], None] = _nothing
+        """Called when all that is known of a followed journal is done, and not all of it is in a checkpoint."""
+
         self._readers: dict[PartitionId, Reader] = {reader.partition: reader for reader in readers}
         self._outputs = {source: list(channels) for source, channels in outputs.items()}
         self._dead = {source: list(channels) for source, channels in dead.items()}
@@ -97,7 +100,9 @@ class Sequencer(Actor):
         self._clock_period = clock_period
         self._bound = bound
         self._batch_records = batch_records
-        self._guide = guide
+        self.guide = guide
+        """The journal that is followed; None: this sequencer decides."""
+
         self._barrier: tuple[Barrier, bool] | None = None
         self._cut_at = sequencing.position.sequence
         self._paced_from: tuple[int, float] | None = None
@@ -112,7 +117,7 @@ class Sequencer(Actor):
     @property
     def wanted(self) -> PartitionId | None:
         """The partition that the journal which is followed reads from next; None where none is followed."""
-        row = None if self._guide is None else self._guide.next
+        row = None if self.guide is None else self.guide.next
         return (row[1], row[2]) if row is not None and row[0] == "read" else None
 
     @property
@@ -144,8 +149,8 @@ class Sequencer(Actor):
             return True
         if self.exhausted or self.held:
             return False
-        if self._guide is not None:
-            return self._follow(self._guide)
+        if self.guide is not None:
+            return self._follow(self.guide)
         if all(channel.has_room for channel in self._channels):  # else marks would pile up before a stage that stands
             self._mark_time()
         return self._admit_next()
@@ -195,6 +200,8 @@ class Sequencer(Actor):
         if row is None:
             if guide.closed:
                 self._exhaust(())
+            elif self.changed:
+                self.on_caught_up()
             return False
         kind, *rest = row
         if kind == "read":
@@ -208,6 +215,8 @@ class Sequencer(Actor):
         }
         for message in marks[kind](*rest):
             self._send(message)
+        if kind == "finish":  # nothing follows, for whoever decided it neither
+            self._exhaust(())
         return True
 
     def _follow_range(self, source: str, partition: int, first: int, end: int) -> bool:

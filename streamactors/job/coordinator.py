@@ -119,6 +119,7 @@ class Coordinator(Actor):
         room.on_wait = self._hold
         sequencer.on_cut = self._on_cut
         sequencer.on_exhausted = self.wake
+        sequencer.on_caught_up = self._hurry
         for stage in stages:
             stage.hand_over = self._on_hand_over
             stage.press = self._press
@@ -137,11 +138,6 @@ class Coordinator(Actor):
     def unseen(self) -> bool:
         """Whether something was numbered that is not visible yet."""
         return self._sequencer.changed or self._gathered is not None or self.commits
-
-    @property
-    def commits(self) -> bool:
-        """Whether something was handed out and is not answered."""
-        return self._committing is not None and not self._committing.done()
 
     @property
     def commits(self) -> bool:
@@ -248,6 +244,12 @@ class Coordinator(Actor):
 
     def _hand_over(self, member: str, epoch: int) -> None:
         if self._ledger.hand_over(member, epoch):
+            self.wake()
+
+    def _hurry(self) -> None:
+        """A followed journal has come to its end for now: a checkpoint here stands where its version's stands."""
+        if self._gathered is None and self._clock.monotonic() < self._due_at:
+            self._due_at = self._clock.monotonic()
             self.wake()
 
     def _hold(self) -> None:

@@ -10,7 +10,7 @@ One attempt, in numbered steps that the code repeats:
     5. one of them fails: all are stopped, newest first. Then it is decided what follows, and who wants to hear it is
        told. Again from 1 after a backoff with jitter, but never before the writer's thread and the targets have
        answered for all that they were handed, however long that takes: it would land after the rewind
-    6. all of them end: the run is over
+    6. all of them end: the run is over, or the region rests: it is to go on with another part (job/succession.py)
 
 More failures than the policy allows, in its window or since the last checkpoint: the failure goes up, with what failed
 last and why. (The second count is for a record that fails every time and takes longer to reach than the window.)
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -41,6 +41,7 @@ from streamactors.flow.sequencing import PartitionId
 from .coordinator import Coordinator
 from .facts import calling
 from .failures import Failure, FailureReports, failure_of
+from .following import Lead
 from .room import is_full
 from .states import Life, State
 from .status import RegionStatus, operators_of, region_status
@@ -138,6 +139,9 @@ class RegionSupervisor:
         self._seen = (0, 0, clock.monotonic())  # attempt, records, when they were first seen
         self._awaited: dict[str, object] = {}  # by operator: the row whose call has been told as one that hangs
         self._between = False  # two attempts: nobody is there to be asked to stop
+        self._resting = False
+        self._at_rest = asyncio.Event()
+        self._woken = asyncio.Event()  # it rests no more
         region.room.on_change = self._on_room
         crew.regions.append(self)
 
@@ -166,6 +170,7 @@ class RegionSupervisor:
         finally:
             if not self.state.is_final:
                 self._to(State.ENDED if self.stopping else State.FAILED)
+            self._at_rest.set()
             if self.gathering is not None:
                 self.gathering.arrive(self.id)
             await self._abandon()
@@ -187,7 +192,10 @@ class RegionSupervisor:
             if self.state.is_final or self.stopping:
                 return
             if self.gathering is None:
-                self._to(State.ENDED)
+                if self._resting and not self._draining:
+                    await self._until_woken()
+                else:
+                    self._to(State.ENDED)
                 return
         self.restarts += 1
         await self._until_time()
@@ -258,6 +266,34 @@ class RegionSupervisor:
                 handed.epoch,
             )
 
+    async def rest(self) -> None:
+        """Take a last checkpoint, end the attempt, return: ``go_on`` begins the next. Returns too when all is over."""
+        self._resting = True
+        if self.running is not None:
+            self.running.sequencer.drain()
+        await self._at_rest.wait()
+
+    def go_on(self, lead: Lead | None) -> None:
+        """Begin again, following *lead*, or deciding."""
+        self.world.follow(lead)
+        self._resting = False
+        if not self.state.is_final:
+            self._at_rest.clear()
+        self._woken.set()
+
+    async def _until_woken(self) -> None:
+        self._to(State.RESTARTING)
+        self._between = True
+        self._woken.clear()
+        self._at_rest.set()
+        try:
+            await self._woken.wait()
+        finally:
+            self._between = False
+        if self._draining:
+            self._to(State.DRAINING)
+            self._to(State.ENDED)
+
     async def _abandon(self) -> None:
         """Nothing follows: cancel a commit that the stop's grace was too short for; the next start recovers."""
         if self.ending is not None:
@@ -301,6 +337,7 @@ class RegionSupervisor:
     def drain(self) -> None:
         """Read nothing more, take a last checkpoint, end."""
         self._draining = True
+        self._woken.set()
         self.world.room.end()
         if self.running is not None:
             if self.state in (State.RUNNING, State.WAITING):
@@ -362,7 +399,7 @@ class RegionSupervisor:
             return
         running = await wire(region, self.attempt, restored)  # 4
         self.running, self._group = running, ActorGroup(running.actors)
-        if self._draining:
+        if self._draining or self._resting:
             running.sequencer.drain()
         if self.stopping or self.gathering is not None:
             self._group.stop()  # they start, see it, and release what they hold

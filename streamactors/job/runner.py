@@ -8,7 +8,7 @@ Start, in numbered steps that the code repeats; each may refuse, and then nothin
 
     1. the pipeline is planned, and its sources     PipelineError
        can give again what the guarantee needs
-    2. the job's lock is taken                      Held, with the holder's pid
+    2. the version's lock is taken                  Held, with the holder's pid
     3. ``before_start`` functions run
     4. the store is opened, its identity checked    UsageError
     5. the stored plan and guarantee are compared   PipelineError
@@ -29,6 +29,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,22 @@ from streamactors.core.connectors import Guarantee, JobWatcher, Source, World
 from streamactors.core.errors import JobFailed, PipelineError, UsageError
 from streamactors.core.ports import Lock, Ports
 from streamactors.core.times import Duration, duration_ms
+from streamactors.durable.catalogue import FIRST, Catalogue, Versions
 from streamactors.durable.log import Log
 from streamactors.durable.realtime import RealThreads, real_ports
-from streamactors.durable.store import Store
+from streamactors.durable.sharing import close, open_to_write
+from streamactors.durable.store import Restored, Store
 from streamactors.durable.views import Overlay, ViewReader
 from streamactors.flow.sequencer import Bound
 from streamactors.flow.sequencing import PartitionId
+from streamactors.graph.nodes import check_name
 from streamactors.graph.pipeline import Pipeline
 from streamactors.graph.plan import RegionPlan, plan
 
 from .failures import FailureReports, OnFailure
+from .folders import job_folder, version_folder
+from .following import Lead
+from .following import refuse_sources as refuse_to_follow
 from .guarantees import PROMISES, guarantee_of, refuse_sources, refuse_switch
 from .pending import Committer
 from .region import Crew, RegionSupervisor, state_lane
@@ -53,20 +60,13 @@ from .room import PatientTarget, Room
 from .settings import Settings
 from .states import State, job_state
 from .status import JobStatus, region_status
+from .succession import CATALOGUE_LANE, Succession
 from .watchdog import Watch, watch
 from .wiring import RegionWorld, RunningRegion, Target
 
 CATCH_UP_POLL_SECONDS = 0.002
-"""How often ``catch_up`` and ``checkpoint`` look whether what they wait for was read: finer than a checkpoint takes, and
-only while somebody waits for it."""
-
-VERSION = 1
-"""The version of a job; versions side by side come later."""
-
-
-def job_folder(data_dir: Path, job: str) -> Path:
-    """Return where a job keeps its state."""
-    return data_dir / "jobs" / job / f"v{VERSION}"
+"""How often ``catch_up`` and ``checkpoint`` look whether what they wait for was read: finer than a checkpoint takes,
+and only while somebody waits for it."""
 
 
 class Job:
@@ -89,7 +89,11 @@ class Job:
         """The job's views: as of the last checkpoint, or as they are now where the guarantee shows changes at once."""
 
         self._pipeline = pipeline
-        self._folder = job_folder(data_dir, pipeline.name)
+        self._data_dir = data_dir
+        self._catalogue = Catalogue(ports.disk, job_folder(data_dir, pipeline.name))
+        self._folder: Path
+        self._succession: Succession
+        self._succeeding: asyncio.Task[None] | None = None
         self._ports = ports
         self._settings = settings
         follows = settings.follow is not None
@@ -206,6 +210,8 @@ class Job:
         plans = plan(self._pipeline)  # 1
         refuse_sources(plans, self._settings.guarantee)
         threads, lane = self._ports.threads, state_lane(self.name)
+        versions = await threads.run(CATALOGUE_LANE, self._catalogue.read)
+        self._take_part(versions)
         await threads.run(lane, self._take_lock)  # 2
         for prepare in self._pipeline.preparations:  # 3
             await prepare(self.log)
@@ -215,21 +221,26 @@ class Job:
             self._overlays = {view: Overlay() for view in views if view is not None}
         self.views = ViewReader(store, self._overlays)
         identity = await threads.run(
-            lane, lambda: store.identity(self.name, version=VERSION, new_id=self._ports.new_id())
+            lane, lambda: store.identity(self.name, version=self.version, new_id=self._ports.new_id())
         )
         await threads.run(lane, self._check_plan, store, plans)  # 5
         if self._settings.sync:
             await threads.run(lane, store.make_reserve)
         for region in plans:  # 6
             RegionSupervisor(await self._region(region, store, identity.incarnation), self._crew)
+        await self._succession.register()
         for supervisor, region in zip(self._regions, plans, strict=True):  # 7
             task = asyncio.create_task(supervisor.run(), name=f"{self.name}/{supervisor.id}")
-            task.add_done_callback(lambda _, region=region: self._tell([plan.source for plan in region.sources]))
+            task.add_done_callback(partial(self._on_sources_over, [source.source for source in region.sources]))
             task.add_done_callback(self._on_region_over)
             self._tasks[task] = supervisor
+        self._succeeding = asyncio.create_task(self._succession.run(self._regions), name=f"{self.name}/succession")
         # (In a simulation time stands while code runs, and there is no other thread.)
         if self._settings.watchdog_ms and isinstance(threads, RealThreads):
             self._watch = watch(self._settings.watchdog_ms, self._look)
+
+    def _on_sources_over(self, sources: Sequence[Source], _: asyncio.Task[None]) -> None:
+        self._tell(sources)
 
     def _on_region_over(self, task: asyncio.Task[None]) -> None:
         """Half a pipeline is not an answer: a region that gave up stops the others."""
@@ -244,6 +255,9 @@ class Job:
 
     async def close(self) -> None:
         """Release everything; harmless at any point of a start that failed."""
+        if self._succeeding is not None:
+            self._succeeding.cancel()
+            await asyncio.wait([self._succeeding])
         await self.stop()
         await self._crew.reports.close()
         if self._watch is not None:
@@ -263,17 +277,17 @@ class Job:
         self._lock = self._ports.disk.lock(self._folder / "job.lock")
 
     def _open_store(self) -> Store:
-        self._store = Store.open(self._folder, sync=self._settings.sync, quota_bytes=self._settings.quota_bytes)
+        self._store = open_to_write(self._folder, sync=self._settings.sync, quota_bytes=self._settings.quota_bytes)
         return self._store
 
     def _release(self) -> None:
         if self._store is not None:
-            self._store.close()
+            close(self._store)
         if self._lock is not None:
             self._lock.release()
 
     async def _region(self, region: RegionPlan, store: Store, incarnation: str) -> RegionWorld:
-        ends = {}
+        ends: dict[str, Sequence[int | None]] = {}
         for source in region.sources:
             ends[source.id] = await source.source.ends(self._world)
             self._opened.append(source.source)
@@ -288,7 +302,7 @@ class Job:
             target = PatientTarget(await sink.target(self._world), room)
             targets[sink.id] = Target(target, partitions, Committer(sink.id, self.name, target))
         self._targets += targets.values()
-        return RegionWorld(
+        world = RegionWorld(
             job=self.name,
             incarnation=incarnation,
             plan=region,
@@ -298,10 +312,52 @@ class Job:
             room=room,
             settings=self._settings,
             partitions={source: len(of) for source, of in ends.items()},
-            ends={(source, part): end for source, of in ends.items() for part, end in enumerate(of)} if bounded else None,
+            ends={(source, part): end for source, of in ends.items() for part, end in enumerate(of)}
+            if bounded
+            else None,
             targets=targets,
             overlays=self._overlays,
         )
+        world.follow(await self._lead(region))
+        return world
+
+    def _take_part(self, versions: Versions | None) -> None:
+        """Find out which version this is, and whether it decides or follows."""
+        self.version = self._settings.version or (FIRST if versions is None else versions.serving)
+        check_name("version", self.version)
+        self._folder = version_folder(self._data_dir, self.name, self.version)
+        self._succession = Succession(
+            self._catalogue,
+            self.version,
+            job=self.name,
+            data_dir=self._data_dir,
+            ports=self._ports,
+            restore=self._restore,
+            swap=self._swap,
+            to_end=self._settings.bound is not Bound.LIVE,
+        )
+        self._succession.begin(versions)
+        following = self._succession.following
+        if following is not None and not PROMISES[self._settings.guarantee].keeps:
+            raise PipelineError(
+                f"job {self.name}: version {self.version} follows the journal of {following}, and "
+                f"{self._settings.guarantee.value} keeps no place in it. Run it as exactly-once or at-least-once."
+            )
+
+    async def _lead(self, region: RegionPlan) -> Lead | None:
+        """Return what *region* follows, or refuse a pipeline that can't follow it."""
+        lead = self._succession.lead(region.id)
+        if lead is not None:
+            sources = {source.id for source in region.sources}
+            await self._ports.threads.run(state_lane(self.name), refuse_to_follow, lead, sources, self.name)
+        return lead
+
+    def _restore(self, region: str) -> Restored | None:
+        assert self._store is not None, "a checkpoint is asked for before the store was opened"
+        return self._store.restore(region)
+
+    async def _swap(self, old: str, new: str) -> None:
+        """Make this version's targets those that readers know."""
 
     def _tell(self, sources: Sequence[Source]) -> None:
         """Tell those of *sources* that must hear it, once, that this job reads no more from them."""
@@ -326,6 +382,10 @@ class Job:
             )
         if stored != wanted:
             store.save_plan(wanted)
+
+
+def _by_partition(ends: dict[str, Sequence[int | None]]) -> dict[PartitionId, int | None]:
+    return {(source, part): end for source, of in ends.items() for part, end in enumerate(of)}
 
 
 def _places(plans: list[RegionPlan]) -> dict[str, str]:

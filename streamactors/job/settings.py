@@ -24,6 +24,9 @@ class Settings:
     guarantee: Guarantee = Guarantee.EXACTLY_ONCE
     """What a crash may do to the result."""
 
+    version: str | None = None
+    """Label of the version that runs. None: the one that is served, at first ``v1``. One that is not served follows."""
+
     bound: Bound = Bound.LIVE
     """How far the run goes."""
 

@@ -6,8 +6,8 @@ in. Nothing decides anything: which node is in which stage is the plan's, what t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,13 +29,14 @@ from streamactors.flow.operator import Emit, Operator, OperatorContext, counted_
 from streamactors.flow.outputs import SinkOperator, ViewOperator
 from streamactors.flow.reader import Reader
 from streamactors.flow.sequencer import Sequencer, Ticker
-from streamactors.flow.sequencing import Entry, PartitionId, PartitionPosition, Position, Sequencing
+from streamactors.flow.sequencing import PartitionId, PartitionPosition, Position, Sequencing
 from streamactors.flow.stage import Chain, Forward, Shuffle, Stage, groups_of_part
 from streamactors.graph.nodes import Node
 from streamactors.graph.plan import Feed, RegionPlan, SourcePlan, StagePlan
 
 from .coordinator import Commit, Coordinator
 from .figures import RunFigures
+from .following import JournalTail, Lead
 from .guarantees import PROMISES, Promise
 from .immediate import ImmediateOutput, SinkOutput
 from .pending import Committer, PendingOutput, expect_what_is_there
@@ -83,6 +84,14 @@ class RegionWorld:
     figures: RunFigures = field(default_factory=RunFigures)
     """Of attempts that have ended, and of all checkpoints."""
 
+    lead: Lead | None = None
+    """What the next attempt follows; None: it decides."""
+
+    def follow(self, lead: Lead | None) -> None:
+        """Let the next attempt follow *lead*, or decide."""
+        self.lead = lead
+        self.world = replace(self.world, follows=lead is not None or self.settings.follow is not None)
+
     @property
     def promise(self) -> Promise:
         """What the job promises about crashes."""
@@ -129,8 +138,8 @@ async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> 
         coordinator = Coordinator(f"{path}/coordinator", readers=readers, **common)
     else:
         coordinator = Publisher(f"{path}/publisher", views=builder.views, **common)
-    ticker = _ticker(region, sequencer)
-    actors: list[Actor] = [*builder.writing, *reversed(builder.stages), sequencer, *readers, *ticker, coordinator]
+    aside = [*_ticker(region, sequencer), *_tail(region, sequencer)]
+    actors: list[Actor] = [*builder.writing, *reversed(builder.stages), sequencer, *readers, *aside, coordinator]
     return RunningRegion(actors, sequencer, coordinator, builder.stages, readers, builder.outputs)
 
 
@@ -199,12 +208,24 @@ async def _reader(region: RegionWorld, plan: SourcePlan, part: PartitionPosition
     return reader
 
 
-def _guide(position: Position, rows: Iterable[Entry]) -> Guide:
-    """Return a guide that ends with *rows*."""
+def _guide(region: RegionWorld, position: Position) -> Guide | None:
+    """Return the guide of a region that follows: a journal that was given whole, or one that will be fed."""
+    rows = region.settings.follow
+    if rows is None and region.lead is None:
+        return None
     guide = Guide(position)
-    guide.feed(rows)
-    guide.closed = True
+    if rows is not None:
+        guide.feed(rows.get(region.plan.id, ()))
+        guide.closed = True
     return guide
+
+
+def _tail(region: RegionWorld, sequencer: Sequencer) -> list[JournalTail]:
+    """Return what feeds the guide of a region that follows another version."""
+    if region.lead is None or sequencer.guide is None:
+        return []
+    ports, name = region.world.ports, f"{region.job}/{region.plan.id}/tail"
+    return [JournalTail(name, region.lead, sequencer.guide, sequencer, threads=ports.threads, clock=ports.clock)]
 
 
 def _ticker(region: RegionWorld, sequencer: Sequencer) -> list[Ticker]:
@@ -213,7 +234,7 @@ def _ticker(region: RegionWorld, sequencer: Sequencer) -> list[Ticker]:
     periods = [] if plan.clock_period is None else [plan.clock_period / 2_000]
     timed = [source.event_time for source in plan.sources if source.event_time is not None]
     periods += [(event_time.idle_after_ms or 1_000) / 4_000 for event_time in timed]
-    if not periods or region.settings.follow is not None:
+    if not periods or region.world.follows:
         return []
     name = f"{region.job}/{plan.id}/ticker"
     return [Ticker(name, sequencer, region.world.ports.clock, min(periods))]
@@ -272,7 +293,6 @@ class _Builder:
     def sequencer(self, readers: list[Reader]) -> Sequencer:
         """Build the sequencer that feeds the stages."""
         region, plan = self._region, self._region.plan
-        follow = region.settings.follow
         sequencer = Sequencer(
             f"{region.job}/{plan.id}/sequencer",
             Sequencing(self._position, step=plan.step, clock_longest=plan.clock_longest),
@@ -284,7 +304,7 @@ class _Builder:
             clock_period=plan.clock_period,
             bound=region.settings.bound,
             batch_records=region.settings.batch_records,
-            guide=None if follow is None else _guide(self._position, follow.get(plan.id, ())),
+            guide=_guide(region, self._position),
         )
         self._sequencer_wake.append(sequencer.wake)
         return sequencer

@@ -8,7 +8,7 @@ from streamactors.core.connectors import Guarantee
 from streamactors.core.errors import Damaged
 from streamactors.durable import appender
 from streamactors.job.needed import Need, Needed, needed_offsets
-from streamactors.job.runner import job_folder
+from streamactors.job.folders import version_folder
 
 
 class Event(Struct):
@@ -72,7 +72,7 @@ async def test_a_job_that_has_begun_and_taken_no_checkpoint_needs_everything(dat
 async def test_who_does_not_know_what_a_job_needs_is_refused(data_dir):
     await append(data_dir, 10)
     await run(data_dir, "first")
-    (job_folder(data_dir, "first") / "data.mdb").write_bytes(b"")
+    (version_folder(data_dir, "first", "v1") / "data.mdb").write_bytes(b"")
     with pytest.raises(Damaged):
         needed_offsets(data_dir)
 
