@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -37,6 +37,7 @@ from streamactors.job.runner import run as run_job
 from streamactors.job.settings import Settings
 from streamactors.job.status import JobStatus
 
+from . import logs
 from .cli import data_option
 from .failures import OK, SIGNALLED, complain
 from .loading import file_settings, load
@@ -79,6 +80,9 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--finish", is_flag=True, help="The same, but the input is complete: all windows close, for good.")
 @settings_options
 @click.option("--no-progress", is_flag=True, help="Log lines instead of the display; as without a terminal.")
+@click.option("--log-format", type=click.Choice(logs.FORMATS), default="text", show_default=True, help="Of log lines.")
+@click.option("--metrics-port", metavar="N", type=click.IntRange(0, 65_535), help="Serve metrics for Prometheus there.")
+@click.option("--metrics-host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="For --metrics-port.")
 @click.argument("arguments", metavar="[-- ARGS]", nargs=-1, type=click.UNPROCESSED)
 def run(
     target: str,
@@ -88,6 +92,9 @@ def run(
     until_end: bool,
     finish: bool,
     no_progress: bool,
+    log_format: str,
+    metrics_port: int | None,
+    metrics_host: str,
     **flags: str | None,
 ) -> int:
     """
@@ -108,8 +115,8 @@ def run(
     pipeline = load(target, arguments)
     settings = _settings(file_settings(), bound, flags)
     display = None if no_progress or not _is_terminal() else _display(pipeline)
-    _log_to(display)
-    run = Run(pipeline, data_dir, settings, display)
+    _log_to(display, log_format)
+    run = Run(pipeline, data_dir, settings, display, None if metrics_port is None else (metrics_host, metrics_port))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(run.main())
 
@@ -140,11 +147,9 @@ def _display(pipeline: Pipeline) -> Display:
     return Display([ViewSpec(str(node.view), node.shape.windowed) for node in nodes])
 
 
-def _log_to(display: Display | None) -> None:
+def _log_to(display: Display | None, log_format: str) -> None:
     handler = display if display is not None else logging.StreamHandler()
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
+    handler.setFormatter(logs.formatter(log_format))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
@@ -156,6 +161,9 @@ class Run:
     data_dir: Path
     settings: Settings
     display: Display | None
+    metrics: tuple[str, int] | None = None
+    """Host and port where metrics are served."""
+
     signals: int = 0
     _main: asyncio.Task[Any] | None = None
     _job: Job | None = None
@@ -168,7 +176,8 @@ class Run:
         loop = asyncio.get_running_loop()
         before = {number: signal.signal(number, self._handler(loop)) for number in _SIGNALS}
         try:
-            return await self._run()
+            with ExitStack() as stack:
+                return await self._run(self._serve_metrics(stack))
         except asyncio.CancelledError:
             if not self.signals:
                 raise
@@ -178,7 +187,17 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    async def _run(self) -> int:
+    def _serve_metrics(self, stack: ExitStack) -> Callable[[Job], AbstractContextManager[None]]:
+        """Serve metrics until *stack* closes, where that is asked for; return what shows a job's."""
+        if self.metrics is None:
+            return lambda _: nullcontext()
+        from .metrics import register, serve
+
+        host, port = self.metrics
+        self._log("metrics at http://%s:%d/metrics", host, stack.enter_context(serve(port, host)))
+        return register
+
+    async def _run(self, shown: Callable[[Job], AbstractContextManager[Any]]) -> int:
         try:
             async with run_job(self.pipeline, self.data_dir, settings=self.settings) as job:
                 self._job, started = job, time.monotonic()
@@ -187,7 +206,8 @@ class Run:
                 self._log("started, checkpoint every %d ms, %s", self.settings.checkpoint_every_ms, self._until())
                 watching = asyncio.create_task(self._watch(job))
                 try:
-                    await job.wait()
+                    with shown(job):
+                        await job.wait()
                 finally:
                     watching.cancel()
                     with suppress(asyncio.CancelledError):
