@@ -9,8 +9,8 @@ them. Nothing in the loop can say so, hence a thread: one for each loop in which
 When the answer is not there after the bound, the thread looks at the stack of the loop's thread: the innermost frame
 that is neither ours nor Python's is the user's function; the operator is the ``self`` of a frame of ours below it. So
 nothing at all is noted on the way of a record. It is logged when the bound is reached, when twice that time has passed,
-four times, ..., and when it is over. (C code that keeps the GIL keeps us from looking as well; then it is named when it
-returns, because the first thing that runs after it is this.)
+four times, ..., and when it is over. (C code that keeps the GIL keeps this thread from looking as well. It is named
+when it returns, if that took twice the bound: the look is late then, and is the first thing that runs.)
 
 An awaited function blocks nothing, its record only does not come back. Its operator knows since when a call is in
 flight; ``awaited_by`` finds the place by following the chain of coroutines from the task of the call.
@@ -183,17 +183,23 @@ class Look:
 class Heartbeat:
     """Questions and answers. Seconds come in from one clock; decisions come out."""
 
-    def __init__(self, bound: float) -> None:
+    def __init__(self, bound: float, started: float | None = None) -> None:
         self.bound = bound
+        self._looked = started
         self._asked: float | None = None
         self._patience = Patience(bound)
 
     def look(self, now: float, answered: float) -> Look:
-        """Return what to do at *now*; *answered* is when the loop answered last."""
+        """Return what to do at *now*; *answered* is when the loop answered last.
+
+        A look comes a bound after the one before. If it comes much later, something kept this thread from running too.
+        """
+        late = 0.0 if self._looked is None else now - self._looked - self.bound
+        self._looked = now
         if self._asked is None or answered >= self._asked:
             ended = answered - self._asked if self._asked is not None and self._patience.told else None
             self._asked, self._patience = now, Patience(self.bound)
-            return Look(ask=True, ended=ended)
+            return Look(ask=True, ended=ended, blocked=late if late >= self.bound else None)
         silent = now - self._asked
         return Look(blocked=silent) if self._patience.is_up(silent) else Look()
 
@@ -247,7 +253,7 @@ class Watchdog:
 
     def _run(self) -> None:
         bound = self._bound()
-        heartbeat = Heartbeat(bound)
+        heartbeat = Heartbeat(bound, time.monotonic())
         while not self._until_over.acquire(timeout=bound):
             if self._bound() != bound:
                 bound = self._bound()
