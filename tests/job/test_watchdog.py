@@ -65,7 +65,7 @@ class TestWhenItSpeaks:
 
 
 class Named(logging.Handler):
-    """Lets go whatever blocks as soon as the watchdog has spoken of this file: a busy machine may give it other cause."""
+    """Lets go whatever blocks when the watchdog has spoken of this file: a busy machine may give it other cause."""
 
     def __init__(self):
         super().__init__()
