@@ -14,7 +14,7 @@ from pathlib import Path
 
 from streamactors.core.errors import PipelineError
 from streamactors.core.ports import Clock, Threads
-from streamactors.durable.sharing import reading
+from streamactors.durable.sharing import forget, reading
 from streamactors.engine.actor import Actor
 from streamactors.flow.guide import Guide
 from streamactors.flow.sequencer import Sequencer
@@ -61,11 +61,14 @@ class JournalTail(Actor):
 
     async def run(self) -> None:
         """Feed until told to stop, or until the sequencer has ended."""
-        if self._lead.to_end:
-            self._end = await self._threads.run(_LANE, newest_epoch, self._lead)
-        while not self.stopping and not self._sequencer.stopping and not self._guide.closed:
-            if len(self._guide) >= ROWS_MAX or not await self._feed():
-                await self.wait_woken_or(self._clock, POLL_SECONDS)
+        try:
+            if self._lead.to_end:
+                self._end = await self._threads.run(_LANE, newest_epoch, self._lead)
+            while not self.stopping and not self._sequencer.stopping and not self._guide.closed:
+                if len(self._guide) >= ROWS_MAX or not await self._feed():
+                    await self.wait_woken_or(self._clock, POLL_SECONDS)
+        finally:
+            await self._threads.run(_LANE, forget, self._lead.folder)
 
     async def _feed(self) -> bool:
         """Feed what is new; return whether anything was."""
