@@ -48,8 +48,8 @@ def test_a_window_waits_for_the_partition_that_is_silent(world):
     assert reasons(world, flow, 40) == [
         "nothing to read from submissions: all 2 partitions are at their ends",
         (
-            "window 10:00 (2026-05-01T10:00Z) of quiz/window waits for partition 1 of submissions, which has had nothing "
-            "for 40 s and is not idle before 60 s"
+            "window 10:00 (2026-05-01T10:00Z) of quiz/window waits for partition 1 of submissions, which has had "
+            "nothing for 40 s and is not idle before 60 s"
         ),
     ]
 
