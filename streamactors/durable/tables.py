@@ -96,6 +96,11 @@ class Tables:
             self.note_stamp(Stamp(*fields))
 
 
+def stamps_in(extras: bytes) -> list[Stamp]:
+    """Return the stamps in what a frame changes."""
+    return [Stamp(*fields) for fields in _decode(extras)[1]] if extras else []
+
+
 def encode_changes(producers: list[tuple[str, int, int]], stamps: list[Stamp]) -> bytes:
     """Return what a frame changes, (id, sequence, first offset) for each producer; nothing for nothing."""
     if not producers and not stamps:

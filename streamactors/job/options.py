@@ -182,6 +182,7 @@ OPTIONS = (
 )
 
 FROM_INSIDE_ONLY = {
+    "version": "which code it is, so it belongs to the command or program that runs it",
     "bound": "a property of one run, not of a job's surroundings: `--until-end`, `--finish`",
     "follow": "a journal, which is data: for programs that repeat a run",
     "sync": "for simulations: without it a power cut takes checkpoints",

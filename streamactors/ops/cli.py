@@ -57,24 +57,49 @@ class LazyGroup(click.Group):
 
 
 _SHORT = {
-    "cli:log": "Append to topics, read them, list them.",
+    "cli:log": "Topics: append, read, list, make, retain, delete.",
     "append_command:append": "Append lines of JSON from standard input to a topic.",
     "log_commands:read": "Print a topic's values as JSON lines.",
     "log_commands:info": "Print what topics hold.",
+    "topic_commands:create": "Make a topic.",
+    "topic_commands:retain": "Remove a topic's old records, but none that a job still needs.",
+    "topic_commands:delete": "Delete a topic.",
     "run_command:run": "Run a pipeline.",
     "cli:view": "Read views.",
     "inspect_commands:show": "Print a view's rows.",
     "inspect_commands:checkpoints": "Print the checkpoints of jobs.",
     "inspect_commands:journal": "Print what jobs have read, and in which order.",
+    "cli:deadletters": "Records that an operator could not handle: list, show, put back.",
+    "deadletter_commands:list_letters": "Print the dead letters of a job.",
+    "deadletter_commands:show": "Print all that is known of one dead letter.",
+    "deadletter_commands:retry": "Put originals back into the topics that they came from.",
+    "backup_commands:backup": "Copy a data folder while its jobs run.",
+    "backup_commands:restore": "Make a data folder of a backup.",
 }
 _SETTINGS: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}}
 
 log = LazyGroup(
     "log",
-    help="The durable log: append to topics, read them, list them.",
-    homes={"append": "append_command:append", "read": "log_commands:read", "info": "log_commands:info"},
+    help="The durable log: append to topics, read and list them, make and delete them, remove what is old.",
+    homes={
+        "append": "append_command:append",
+        "read": "log_commands:read",
+        "info": "log_commands:info",
+        "create": "topic_commands:create",
+        "retain": "topic_commands:retain",
+        "delete": "topic_commands:delete",
+    },
 )
 view = LazyGroup("view", help="Views of jobs, whether they run or not.", homes={"show": "inspect_commands:show"})
+deadletters = LazyGroup(
+    "deadletters",
+    help="Records that an operator could not handle: list them, look at one, put them back.",
+    homes={
+        "list": "deadletter_commands:list_letters",
+        "show": "deadletter_commands:show",
+        "retry": "deadletter_commands:retry",
+    },
+)
 commands = LazyGroup(
     "streamactors",
     help="A durable log, an exactly-once stream processor, and views, in one process and one folder.",
@@ -85,6 +110,9 @@ commands = LazyGroup(
         "view": "cli:view",
         "checkpoints": "inspect_commands:checkpoints",
         "journal": "inspect_commands:journal",
+        "deadletters": "cli:deadletters",
+        "backup": "backup_commands:backup",
+        "restore": "backup_commands:restore",
     },
     **_SETTINGS,
 )
@@ -95,13 +123,16 @@ data_option = click.option(
     "data_dir",
     metavar="DIR",
     required=True,
+    envvar="STREAMACTORS_DATA",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The data folder: log and state.",
+    help="The data folder: log and state. Or the variable STREAMACTORS_DATA.",
 )
 
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    if sys.platform == "win32":
+        sys.exit("streamactors: Windows is not supported: it lacks the file locks that this needs. Use WSL 2.")
     code = invoke(sys.argv[1:])
     try:
         sys.stdout.flush()

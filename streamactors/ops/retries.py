@@ -1,0 +1,264 @@
+"""Putting originals back: each dead letter's record into the topic that it came from, once, whatever happens.
+
+What was put back is written down in a topic of its own, ``retried.<job>.<region>``, of one partition, in this order:
+
+    1. an intent for each letter: which one, and where its original goes. The record's key is the original's key
+    2. the original is appended to the partition that it came from, by the producer ("retry:<that topic>", the
+       intent's offset)
+    3. a mark: all intents below an offset are done, and where the originals stand now
+
+  (R1) A letter has one intent, ever: who writes intents holds the topic's writer's lock, and has read all of them.
+  (R2) Sequences are offsets of intents, and originals are appended in the order of their intents. So in each partition
+       they rise, and an append that is repeated is recognised by the log itself (tables.py, P1).
+
+If we are killed behind 1, the next retry does 2 and 3 for the intents that have no mark, and so repeats appends whose
+answer was lost. There is one producer for all letters of a region: with one for each, ten thousand letters would make
+the log forget everybody else's sequences.
+
+Only a topic can take a record back, and only as long as it holds the original, because its key stands nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from streamactors.core.errors import StorageError, UsageError
+from streamactors.durable.frames import Records
+from streamactors.durable.log import Log, Topic
+from streamactors.durable.tables import OFFSET_UNKNOWN
+from streamactors.flow.dead_letters import TOPIC_PREFIX
+
+from .letters import Letter, chunks, letter_at
+
+GROUP_LETTERS = 500
+"""Letters whose intents are one append, and whose originals wait together: few enough that little is repeated after a
+kill, enough that they share a few syncs."""
+
+_PREFIX = "retried."
+
+
+class _Intent(msgspec.Struct, tag="intent"):
+    partition: int  # of the letter
+    offset: int
+    source: str
+    source_partition: int
+
+
+class _Mark(msgspec.Struct, tag="done"):
+    below: int  # this offset, all intents are done
+    places: list[int]  # offset of each original since the mark before, by the order of intents; -1: not known
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Intent | _Mark).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an original was put back."""
+
+    topic: str
+    partition: int
+    offset: int | None
+    """None: not known, or not done yet."""
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}" + ("" if self.offset is None else f" at {self.offset}")
+
+
+@dataclass
+class _Known:
+    """What the topic of retries says."""
+
+    intents: dict[int, tuple[_Intent, bytes | None]] = field(default_factory=dict)  # by offset, with the key
+    places: dict[tuple[int, int], Place] = field(default_factory=dict)  # by the letter's partition and offset
+    done_below: int = 0
+
+    def note(self, offset: int, value: bytes, key: bytes | None) -> None:
+        record = _decode(value)
+        if isinstance(record, _Intent):
+            self.intents[offset] = record, key
+            self.places[record.partition, record.offset] = Place(record.source, record.source_partition, None)
+            return
+        for (_, intent, _), place in zip(self.pending(), record.places, strict=False):
+            where = Place(intent.source, intent.source_partition, None if place == OFFSET_UNKNOWN else place)
+            self.places[intent.partition, intent.offset] = where
+        self.done_below = record.below
+
+    def pending(self) -> list[tuple[int, _Intent, bytes | None]]:
+        return [(offset, *found) for offset, found in self.intents.items() if offset >= self.done_below]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a letter that was to be put back."""
+
+    letter: Letter
+    place: Place | None = None
+    key: bytes | None = None
+    """Of its record."""
+
+    refused: str | None = None
+    already: bool = False
+
+
+def retries_topic(letters: Topic) -> str:
+    """Return the name of the topic that says which of *letters* were put back."""
+    return _PREFIX + letters.name.removeprefix(TOPIC_PREFIX)
+
+
+async def put_back_so_far(log: Log, letters: Topic) -> dict[tuple[int, int], Place]:
+    """Return where the originals of *letters* were put back, by the letter's partition and offset. Only reads."""
+    topic = await log.topic(retries_topic(letters))
+    return {} if topic is None else (await _read(topic)).places
+
+
+async def retry(log: Log, letters: Topic, chosen: Sequence[Letter], *, dry_run: bool = False) -> list[Outcome]:
+    """
+    Put the originals of *chosen*, letters of one region, back into their topics; return what became of each.
+
+    A job that reads the topic meets them again at its end, in all its branches: also those that handled them before.
+
+    Raises:
+        Held: another process writes one of those topics, or retries the same letters; nothing was changed.
+    """
+    if dry_run:
+        known = await put_back_so_far(log, letters)
+        return [await _judged(log, known, letter) for letter in chosen]
+    topic = await log.create_topic(retries_topic(letters))
+    await topic.partition(0).last_stamp("", "")  # takes the writer's lock (R1)
+    retries = _Retries(log, letters, topic, await _read(topic))
+    await retries.finish()
+    outcomes = [await _judged(log, retries.known.places, letter) for letter in chosen]
+    await retries.take_locks({(o.place.topic, o.place.partition) for o in outcomes if o.place and not o.already})
+    going = [outcome for outcome in outcomes if outcome.place is not None and not outcome.already]
+    for start in range(0, len(going), GROUP_LETTERS):
+        await retries.put_back(going[start : start + GROUP_LETTERS])
+    return [retries.told(outcome) for outcome in outcomes]
+
+
+class _Retries:
+    """One retry under way; holds the lock on the topic of retries."""
+
+    def __init__(self, log: Log, letters: Topic, topic: Topic, known: _Known) -> None:
+        self._log = log
+        self._letters = letters
+        self._own = topic.partition(0)
+        self._producer = f"retry:{topic.name}"
+        self._originals: dict[tuple[int, int], bytes | None] = {}  # of the letters that are put back now
+        self.known = known
+
+    async def take_locks(self, targets: set[tuple[str, int]]) -> None:
+        """Take the writer's locks of the partitions that get something, so that a refusal comes before any intent."""
+        for name, number in sorted(targets):
+            await (await self._target(name)).partition(number).last_stamp("", "")
+
+    async def put_back(self, outcomes: Sequence[Outcome]) -> None:
+        """Write intents for letters that can be put back, and fulfil them."""
+        letters = [outcome.letter for outcome in outcomes]
+        self._originals = {(letter.partition, letter.offset): letter.content.original for letter in letters}
+        values = [_encode(_intent_of(letter)) for letter in letters]
+        keys = [outcome.key for outcome in outcomes]
+        first = await self._own.append(Records.of(values, keys))
+        for offset, (value, key) in enumerate(zip(values, keys, strict=True), first):
+            self.known.note(offset, value, key)
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Fulfil the intents that have no mark (R2)."""
+        pending = self.known.pending()
+        if not pending:
+            return
+        await self.take_locks({(intent.source, intent.source_partition) for _, intent, _ in pending})
+        # The locks are there, so each task comes to the partition's queue at once: in this order.
+        places = await asyncio.gather(*(self._append(offset, intent, key) for offset, intent, key in pending))
+        mark = _Mark(pending[-1][0] + 1, places)
+        self.known.note(await self._own.append(Records.of([_encode(mark)])), _encode(mark), None)
+
+    def told(self, outcome: Outcome) -> Outcome:
+        """Return *outcome* with where the original stands now."""
+        if outcome.refused is not None or outcome.already:
+            return outcome
+        return Outcome(outcome.letter, self.known.places[outcome.letter.partition, outcome.letter.offset])
+
+    async def _append(self, sequence: int, intent: _Intent, key: bytes | None) -> int:
+        original = self._originals.get((intent.partition, intent.offset))
+        if original is None:
+            region = self._letters.name
+            letter = await letter_at(f"{region}/{intent.partition}/{intent.offset}", {region: self._letters})
+            original = letter.content.original
+        assert original is not None, "R1: an intent was written for a letter with an original"
+        partition = (await self._target(intent.source)).partition(intent.source_partition)
+        return await partition.append(Records.of([original], [key]), producer=(self._producer, sequence))
+
+    async def _target(self, name: str) -> Topic:
+        topic = await self._log.topic(name)
+        if topic is None:
+            raise StorageError(
+                f"topic {name} was deleted while records were being put back into it. Make it again, and repeat."
+            )
+        return topic
+
+
+async def _read(topic: Topic) -> _Known:
+    known, partition = _Known(), topic.partition(0)
+    async for chunk in chunks(partition, await partition.first_offset(), partition.durable_end()):
+        for offset, value, key in zip(range(chunk.first, chunk.end), chunk.values(), chunk.keys(), strict=True):
+            try:
+                known.note(offset, value, key)
+            except msgspec.MsgspecError as error:
+                raise UsageError(
+                    f"{topic.name} at offset {offset} is no note of a retry ({error}): somebody else has written into "
+                    "it. Delete that topic if all letters may be put back once more."
+                ) from error
+    return known
+
+
+async def _judged(log: Log, known: dict[tuple[int, int], Place], letter: Letter) -> Outcome:
+    """Return whether *letter* was put back before, can be, or why not."""
+    place = known.get((letter.partition, letter.offset))
+    if place is not None:
+        return Outcome(letter, place, already=True)
+    content = letter.content
+    if content.source is None or content.partition is None or content.offset is None:
+        return Outcome(letter, refused="it came from no record: it is a result, such as a window's")
+    if content.original is None:
+        return Outcome(letter, refused=f"source {content.source} keeps no bytes of a record")
+    try:
+        original, key = await _original(log, content.source, letter)
+    except UsageError as error:
+        return Outcome(letter, refused=str(error))
+    if original != content.original:
+        return Outcome(letter, refused=f"{letter.origin} holds another record now")
+    return Outcome(letter, Place(content.source, content.partition, None), key)
+
+
+async def _original(log: Log, source: str, letter: Letter) -> tuple[bytes, bytes | None]:
+    """Return value and key of a letter's record, as its topic holds them."""
+    content = letter.content
+    assert content.partition is not None, "judged before"
+    assert content.offset is not None, "judged before"
+    try:
+        topic = await log.topic(source)
+    except UsageError:  # the source's name can't be a topic's
+        topic = None
+    if topic is None or content.partition >= topic.partitions:
+        raise UsageError(f"source {source} is no topic of this log; only a topic can take a record back")
+    partition = topic.partition(content.partition)
+    if not await partition.first_offset() <= content.offset < partition.durable_end():
+        raise UsageError(f"retention has removed {letter.origin}, and with it the record's key")
+    found = [(c.values()[0], c.keys()[0]) async for c in chunks(partition, content.offset, content.offset + 1)]
+    if not found:
+        raise UsageError(f"{letter.origin} was erased")
+    return found[0]
+
+
+def _intent_of(letter: Letter) -> _Intent:
+    content = letter.content
+    assert content.source is not None, "judged before"
+    assert content.partition is not None, "judged before"
+    return _Intent(letter.partition, letter.offset, content.source, content.partition)
