@@ -110,7 +110,7 @@ class ThroughLog:
 
     async def ends(self, world: World) -> list[int | None]:
         """Make the topic if need be; where a bounded run ends is known when the inner source is read."""
-        begins, self._world = self._world is not world, world
+        begins, self._world = self._world != world, world
         if begins and not world.follows:
             self.inner_ends = list(await self.inner.ends(world))
         topic = await world.log.create_topic(self.topic.id, self._partitions)
@@ -120,7 +120,7 @@ class ThroughLog:
 
     async def reader(self, world: World, partition: int, start: int) -> _ThroughReader:
         """Return a reader of one partition of the topic; that of partition 0 runs the ingests."""
-        if self._world is None:
+        if self._world != world:  # a version that has followed and decides now takes records in from here on
             await self.ends(world)
         if partition == 0 and not world.follows:
             self.ingest = Ingest(self, world, await world.log.topic(self.topic.id))
