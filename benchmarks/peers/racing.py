@@ -1,7 +1,8 @@
 """One run of one side: a process group on its cores, watched from outside, its output held against the oracle.
 
 The process and all that it starts (a worker, a JVM) share the cores that they are given. Peak memory is the largest
-sum of their resident sets, looked at ten times a second: pages that they share count once for each.
+sum of their resident sets, looked at ten times a second: pages that they share count once for each. A program that
+goes on after what is measured tells its own figure.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def race(
         raise Unavailable(f"failed: {_last_line(err) or _last_line(out) or f'exit code {process.returncode}'}")
     try:
         measured = json.loads(out.read_bytes().splitlines()[-1])
-        return Run(measured["seconds"], measured["cpu"], peak_mb, measured.get("start", 0.0))
+        return Run(measured["seconds"], measured["cpu"], measured.get("peak_mb", peak_mb), measured.get("start", 0.0))
     except (IndexError, KeyError, TypeError, ValueError):
         raise Unavailable(f"told no time, but: {_last_line(out)!r}") from None
 
