@@ -349,6 +349,7 @@ class _Builder:
         buffer = ViewBuffer(name) if overlay is None else ShownViewBuffer(name, overlay)
         chain.durables.append(buffer)
         self.views.append(buffer)
+        self._region.figures.view_rows.setdefault(name, 0)
         return ViewOperator(buffer)
 
     async def _sink(self, node: Node, sink: Sink, chain: Chain) -> Operator:
