@@ -165,6 +165,14 @@ class RegionSupervisor:
             if not self.stopping:
                 raise
         except BaseException as error:
+            if isinstance(error, Exception):
+                self._log.error(
+                    "gives up after %d restarts, and the job with it: %s. Mend what it names and start again: what the "
+                    "last checkpoint, %d, holds is safe",
+                    self.restarts,
+                    error,
+                    0 if self.last is None else self.last.checkpoint.epoch,
+                )
             self._to(State.FAILED, error)
             raise
         finally:
@@ -183,7 +191,7 @@ class RegionSupervisor:
             if delay is None:
                 return
             self._to(State.RESTARTING, error)
-            self._log.warning("region %s failed and starts again in %.2f s: %s", self.id, delay, error)
+            self._log.warning("failed, and starts again from its checkpoint in %.2f s: %s", delay, error)
             now = self.clock.monotonic()
             self.restart_at = now + delay
             if self.world.settings.restarts.scope == "all" and self.gathering is None:
@@ -195,6 +203,7 @@ class RegionSupervisor:
                 if self._resting and not self._draining:
                     await self._until_woken()
                 else:
+                    self._log.info("ended at checkpoint %d", 0 if self.last is None else self.last.checkpoint.epoch)
                     self._to(State.ENDED)
                 return
         self.restarts += 1
@@ -204,7 +213,7 @@ class RegionSupervisor:
         """Return the seconds to wait for the next attempt; None when it was being stopped; raise when it gives up."""
         final = isinstance(error, _FINAL) or (self._draining and is_full(error))
         if not final and (self.stopping or self.gathering is not None):
-            self._log.warning("region %s failed while it was stopped: %s", self.id, error)
+            self._log.warning("failed while it was being stopped, which starts nothing: %s", error)
             self._tell(msgspec.structs.replace(self._failure(error, None), decision="stops"))
             return None if self.stopping else 0.0
         delay = None if final else self._intensity.on_failure(self.clock.monotonic())
@@ -260,8 +269,7 @@ class RegionSupervisor:
         handed = ending.handed_over
         if ending.commits and handed is not None:
             self._log.warning(
-                "region %s starts again when %s has answered for epoch %d: not before, or records might count twice",
-                self.id,
+                "starts again when %s has answered for epoch %d: not before, or records might count twice",
                 handed.to,
                 handed.epoch,
             )
@@ -362,7 +370,7 @@ class RegionSupervisor:
         """Go back to the checkpoint, and start again with the others."""
         self.gathering = gathering
         if self.id != gathering.because:
-            self._log.warning("region %s goes back to its checkpoint, as %s has to", self.id, gathering.because)
+            self._log.warning("goes back to its checkpoint, as region %s has to", gathering.because)
             self._to(State.RESTARTING)
         if self._group is not None:
             self._group.stop()
@@ -395,6 +403,7 @@ class RegionSupervisor:
             await target.committer.recover(rows)
         if restored is not None and restored.position["finished"]:
             if not self.stopping:
+                self._log.info("has nothing to do: an earlier run came to the end of its input, which was complete")
                 self._to(State.FINISHED)
             return
         running = await wire(region, self.attempt, restored)  # 4
@@ -405,6 +414,7 @@ class RegionSupervisor:
             self._group.stop()  # they start, see it, and release what they hold
         else:
             self._to(self._under_way)
+            self._log.info("attempt %d runs, from checkpoint %d", self.attempt, running.coordinator.report.epoch)
         try:
             await self._group.run()  # 5, 6
         finally:

@@ -110,7 +110,7 @@ class Room:
 
     def _go_on(self) -> None:
         if self.waiting is not None:
-            self._log.warning("there is room again")
+            self._log.info("there is room again, and it goes on")
         self._say(None)
         self._pause = PAUSE_SECONDS_FIRST
 

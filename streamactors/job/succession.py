@@ -105,6 +105,7 @@ class Succession:
     async def run(self, regions: Sequence[Region]) -> None:
         """See to it, until cancelled, that *regions* are what the catalogue says."""
         self._regions = list(regions)
+        trouble = ""
         while True:
             await self._ports.clock.sleep(POLL_SECONDS)
             try:
@@ -112,9 +113,13 @@ class Succession:
                 if versions is not None and self.version in versions:
                     await self._see_to(versions)
             except (StreamActorsError, OSError) as error:
-                self._log.error(
-                    "version %s can't follow the catalogue: %s. It is looked at again.", self.version, error
-                )
+                if str(error) != trouble:  # said once, not at each look
+                    self._log.error(
+                        "version %s can't follow the catalogue: %s. It is looked at again.", self.version, error
+                    )
+                trouble = str(error)
+            else:
+                trouble = ""
 
     async def _see_to(self, versions: Versions) -> None:
         handover = versions.handover

@@ -95,11 +95,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the warnings about failures that a simulation causes on purpose to itself, unless somebody listens."""
+    """Keep what is logged about failures that a simulation causes on purpose to itself, unless somebody listens."""
     logger = logging.getLogger("streamactors")
     before = logger.level
     if before == logging.NOTSET:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -245,7 +245,7 @@ class TestTheScopes:
         assert tables == ({"a": 1, "b": 1, "p": 1}, {"x": 1, "y": 1})
         assert max(began) - min(began) < 100
         assert "together with one" in reasons["other"][0]
-        assert "region other goes back to its checkpoint, as one has to" in caplog.text
+        assert "goes back to its checkpoint, as region one has to" in caplog.text
 
     def test_all_counts_the_failures_of_all_regions_together(self, world):
         scripts = [Script([Crash(), Pause()], id="one"), Script(["x", Pause(), "p", Crash(), Pause()], id="other")]
@@ -401,7 +401,7 @@ class TestACommitOnItsWay:
 
         with caplog.at_level(logging.WARNING):
             seen = play(world, flow, scene)
-        assert "region script starts again when sink target has answered for epoch 1: not before" in caplog.text
+        assert "starts again when sink target has answered for epoch 1: not before" in caplog.text
         assert (seen.state, seen.attempt) == ("restarting", 1)
         assert seen.reasons[0].startswith("restarts when sink target has answered for epoch 1, which it has had for 5")
         assert target.committed == ["a", "p", "b"]
