@@ -12,6 +12,7 @@ What a failure leaves:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,8 @@ from .segment import (
     segment_name,
 )
 from .tables import Tables
+
+_log = logging.getLogger("streamactors.log")
 
 SEGMENT_BYTES_MAX = 64 * 1024 * 1024
 """Bytes at which a segment is full. Opening for writing checks the last segment whole (about 50 ms at this size), and
@@ -163,6 +166,13 @@ class Appender:
         finally:
             file.close()
         self._disk.sync_folder(self._folder)
+        _log.warning(
+            "%d bytes behind the last whole frame of %s are moved to %s: an append was interrupted, and its caller was "
+            "told of nothing. The file may be removed",
+            found.torn,
+            path,
+            torn.name,
+        )
 
     # --- segments ----------------------------------------------------------------------------------------------
 
