@@ -6,11 +6,18 @@ meets is an error with a name.
 
 A new data.mdb gets its name when it is whole: LMDB writes two pages to begin with, a full disk may take one of them,
 and the file would be no LMDB file for ever.
+
+data.mdb may be exchanged for a copy without free pages (compaction.py), but only while nobody has it open: LMDB keeps
+in lock.mdb which transaction was last, and a reader of the old file beside a writer of the new one would be the end of
+both. LMDB opens the file before it waits for that lock; so whoever opens holds a lock of ours on the folder meanwhile.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -44,18 +51,19 @@ def open_environment(folder: Path, *, read_only: bool, sync: bool, quota_bytes: 
         allocate(folder / "lock.mdb", _LOCK_BYTES)
         if new:
             _create(folder, sync=sync)
-        environment = lmdb.open(
-            str(folder),
-            map_size=map_size(quota_bytes, last=False),
-            readonly=read_only,
-            create=not read_only,
-            sync=sync,
-            metasync=sync,
-            max_dbs=_DATABASES_MAX,
-            max_readers=_READERS_MAX,
-            max_spare_txns=4,
-            readahead=False,
-        )
+        with folder_lock(folder, fcntl.LOCK_SH):
+            environment = lmdb.open(
+                str(folder),
+                map_size=map_size(quota_bytes, last=False),
+                readonly=read_only,
+                create=not read_only,
+                sync=sync,
+                metasync=sync,
+                max_dbs=_DATABASES_MAX,
+                max_readers=_READERS_MAX,
+                max_spare_txns=4,
+                readahead=False,
+            )
     except BROKEN as error:
         raise damaged(str(folder / "data.mdb"), error) from error
     except lmdb.Error as error:
@@ -75,16 +83,27 @@ def open_environment(folder: Path, *, read_only: bool, sync: bool, quota_bytes: 
     return environment
 
 
+@contextmanager
+def folder_lock(folder: Path, how: int) -> Iterator[None]:
+    """Hold the lock that keeps opening data.mdb and exchanging it apart: *how* is LOCK_SH or LOCK_EX."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _create(folder: Path, *, sync: bool) -> None:
     unfinished, path = folder / "data.mdb.new", folder / "data.mdb"
     unfinished.unlink(missing_ok=True)
     lmdb.open(str(unfinished), map_size=MAP_SIZE, subdir=False, lock=False, sync=sync, metasync=sync).close()
     if sync:
-        _sync(unfinished)
+        sync_path(unfinished)
     unfinished.replace(path)
     if sync:
-        _sync(folder)  # else a power cut could take the file's name, and with it every checkpoint
-        _sync(folder.parent)
+        sync_path(folder)  # else a power cut could take the file's name, and with it every checkpoint
+        sync_path(folder.parent)
 
 
 def map_size(quota_bytes: int | None, *, last: bool) -> int:
@@ -121,7 +140,8 @@ def _is_new(folder: Path) -> bool:
     return not path.exists()
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Return when a file's content, or a folder's names, are durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

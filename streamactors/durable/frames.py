@@ -15,6 +15,9 @@ without a key among others with one has length -1 and no bytes.
 
 All records of a frame have one append time, that of the write: they became durable together.
 
+A record that was erased (erasure.py) leaves a tombstone: its offset counts, it has length -1, no value and no key. A
+frame with tombstones has format version 2, so that a release which knows nothing of them refuses it.
+
   (F1) Both checksums are seeded with the segment's random id and the frame's position. So a frame that is copied into
        a user's payload, or bytes that a disk returns from another place, do not check out.
   (F2) The header is checked before its lengths are believed, and the body's checksum stands in the header. So no
@@ -25,7 +28,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from zlib import crc32
@@ -35,6 +38,7 @@ from streamactors.core.errors import StorageError, UsageError
 from streamactors.core.limits import APPEND_RECORDS_MAX, FRAME_BYTES_MAX, RECORD_BYTES_MAX
 
 FORMAT_VERSION = 1
+ERASED_VERSION = 2  # of a frame with tombstones
 MAGIC = b"\xf5SAf"  # no UTF-8 text contains its first byte
 HEADER = struct.Struct("<4sBBHqqIIIIIII")
 HEADER_BYTES = HEADER.size
@@ -46,6 +50,7 @@ VALUE_LENGTHS = 1  # some value contains a newline
 KEYS = 2  # some record has a key
 KEY_LENGTHS = 4  # some key contains a newline, or is missing
 NO_EMPTY_LINE = 8  # no value is empty: a line decoder, which skips empty lines, meets each value
+ERASED = 16  # some record is a tombstone
 
 
 def line_count(blob: bytes) -> int:
@@ -168,6 +173,15 @@ class Records:
         keys = len(self.key_column.blob) + 4 * self.count if self.key_column is not None else 0
         return len(self.column.blob) + lengths + keys
 
+    def without(self, rows: Collection[int]) -> Records:
+        """Return the same records with tombstones for those at *rows*."""
+        values, keys = self.column.values(), None if self.key_column is None else self.key_column.values()
+        for row in rows:
+            values[row] = None
+            if keys is not None:
+                keys[row] = None
+        return Records(Column.of(values), Column.of(keys) if keys is not None and any_there(keys) else None)
+
     @classmethod
     def join(cls, parts: Sequence[Records]) -> Records:
         """Return the records of all *parts*, in order."""
@@ -192,7 +206,12 @@ def _key_column(keys: Sequence[bytes | None] | None, count: int) -> Column | Non
         return None
     if len(keys) != count:
         raise UsageError(f"{len(keys)} keys for {count} values. Give each value a key (None for none), or no keys.")
-    return _checked(Column.of(keys)) if any(key is not None for key in keys) else None
+    return _checked(Column.of(keys)) if any_there(keys) else None
+
+
+def any_there(values: Iterable[bytes | None]) -> bool:
+    """Return whether some value is not None."""
+    return any(value is not None for value in values)
 
 
 def _checked(column: Column) -> Column:
@@ -247,16 +266,31 @@ def encode_frame(records: Records, *, first: int, time: int, extras: bytes, segm
     if values.lengths is not None:
         flags |= VALUE_LENGTHS
         sections.append(_little_endian(values.lengths).tobytes())
+        if -1 in values.lengths:
+            flags |= ERASED
     sections.append(values.blob)
 
+    version = ERASED_VERSION if flags & ERASED else FORMAT_VERSION
     seed = _seed(segment, position)
     body_checksum = seed
     for section in sections:
         body_checksum = crc32(section, body_checksum)
     sizes = (len(extras), 0 if keys is None else len(keys.blob), len(values.blob))
-    checked = HEADER.pack(MAGIC, FORMAT_VERSION, flags, 0, first, time, records.count, *sizes, body_checksum, 0, 0)
-    header = checked[:-CHECKSUM_BYTES]
-    return b"".join([header, crc32(header, seed).to_bytes(CHECKSUM_BYTES, "little"), *sections])
+    checked = HEADER.pack(MAGIC, version, flags, 0, first, time, records.count, *sizes, body_checksum, 0, 0)
+    return b"".join([_sealed(checked, seed), *sections])
+
+
+def move_frame(header: FrameHeader, data: bytes, at: int, *, segment: bytes, position: int) -> bytes:
+    """Return the frame at ``data[at:]``, which checks out, as it stands at *position* of another segment (F1)."""
+    seed = _seed(segment, position)
+    body = data[at + HEADER_BYTES : at + header.length]
+    *fields, _, _, _ = HEADER.unpack_from(data, at)
+    return _sealed(HEADER.pack(*fields, crc32(body, seed), 0, 0), seed) + body
+
+
+def _sealed(header: bytes, seed: int) -> bytes:
+    header = header[:-CHECKSUM_BYTES]
+    return header + crc32(header, seed).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def decode_header(data: bytes, at: int, segment: bytes, position: int) -> FrameHeader | None:
@@ -267,9 +301,9 @@ def decode_header(data: bytes, at: int, segment: bytes, position: int) -> FrameH
     _, version, flags, _, first, time, count, extras, keys, values, body, _, checksum = HEADER.unpack_from(data, at)
     if crc32(data[at : at + HEADER_BYTES - CHECKSUM_BYTES], seed) != checksum:
         return None
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, ERASED_VERSION):
         raise StorageError(
-            f"a frame at position {position} has format version {version}, this release reads {FORMAT_VERSION}. "
+            f"a frame at position {position} has format version {version}, this release reads up to {ERASED_VERSION}. "
             "It was written by a newer release; read it with that one."
         )
     length = HEADER_BYTES + extras + keys + values

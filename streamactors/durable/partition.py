@@ -27,6 +27,7 @@ from .appends import Appends
 from .chunk import Chunk
 from .commits import GroupCommit
 from .frames import Records, Stamp
+from .register import Erasure, read_register
 from .segment import DELETED
 from .segment_reader import Places, SegmentReader
 from .tables import Producer
@@ -94,7 +95,20 @@ class Partition:
         """Return the value at *offset*, which must be durable. Cost: reads and checks its frame."""
         assert 0 <= offset < self.durable_end(), f"offset {offset} of {self!r}"
         chunks = await self._ports.threads.run(READ_LANE, self._lookup.read, offset, offset + 1)
+        if not chunks or chunks[0].first > offset:
+            raise UsageError(
+                f"{self.topic}/{self.number}: the record at offset {offset} was erased (`streamactors forget`). Its "
+                "place is kept, its value is gone for good."
+            )
         return chunks[0].value(offset)
+
+    async def time_at(self, offset: int) -> int:
+        """Return the append time of the record at *offset*, which must be durable; of one that was erased too."""
+        return await self._ports.threads.run(READ_LANE, self._lookup.time_at, offset)
+
+    async def erasures(self) -> list[Erasure]:
+        """Return which records were erased here, and when."""
+        return await self._ports.threads.run(READ_LANE, read_register, self._ports.disk, self._folder)
 
     def now_ms(self) -> int:
         """Return the time that an append would get now."""
@@ -235,6 +249,9 @@ class Reader:
         self.position = start
         """Offset of the record that ``read`` returns next."""
 
+        self.erased_records = 0
+        """Tombstones that were passed over: offsets whose record was erased."""
+
     def __repr__(self) -> str:
         return f"Reader({self._partition.topic}/{self._partition.number} at {self.position})"
 
@@ -242,7 +259,8 @@ class Reader:
         """
         Return the next records, at least one and at most *max_records*; nothing at the durable end.
 
-        *max_bytes* bounds the values' bytes; a single larger record is returned alone.
+        *max_bytes* bounds the values' bytes; a single larger record is returned alone. A record that was erased is
+        passed over: its offset is in none of the chunks.
 
         Raises:
             Damaged: what was durable can't be read; with file and position. Also when the start lies past the
@@ -250,7 +268,7 @@ class Reader:
 
             UsageError: retention has removed the records.
         """
-        if not self._ready:
+        while not self._ready:
             partition, end = self._partition, self._partition.durable_end()
             if partition.deleted:
                 raise UsageError(
@@ -266,7 +284,10 @@ class Reader:
                     )
                 return []
             run = partition._ports.threads.run  # noqa: SLF001 - one unit
-            self._ready.extend(await run(READ_LANE, self._files.read, self.position, end))
+            chunks = await run(READ_LANE, self._files.read, self.position, end)
+            self._ready.extend(chunks)
+            if not chunks:
+                self._pass_to(self._files.offset)
         return self._take(max_records, max_bytes)
 
     async def wait(self) -> None:
@@ -280,6 +301,11 @@ class Reader:
         self._ready.clear()
         self._partition._readers.discard(self)  # noqa: SLF001 - one unit
         await self._partition._ports.threads.run(READ_LANE, self._files.close)  # noqa: SLF001
+
+    def _pass_to(self, offset: int) -> None:
+        """Stand at *offset*; what is between is tombstones."""
+        self.erased_records += offset - self.position
+        self.position = offset
 
     def _take(self, records: int, size: int) -> list[Chunk]:
         taken: list[Chunk] = []
@@ -298,6 +324,7 @@ class Reader:
             if rest is not None:
                 self._ready.appendleft(rest)
             taken.append(head)
+            self._pass_to(head.first)
             records -= head.count
             size -= head.size
             self.position = head.end

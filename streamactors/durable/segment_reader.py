@@ -7,12 +7,17 @@ is bit rot: ``Damaged``, with file and position, never a gap.
 Finding an offset: the segments' names say which file, then headers are hopped from the nearest known place. Such
 places are remembered, one for each INDEX_EVERY_BYTES, by all that passes them; so a segment is hopped through at most
 once, and opening a large partition reads a directory and part of one segment.
+
+A segment may be exchanged for one with tombstones (erasure.py), which has another id and other positions. Who stands in
+the old file reads it to its end, then goes on in the new one; so places belong to the id, not to the name. Tombstones
+are passed over: chunks have gaps there, and nowhere else.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from streamactors.core.errors import Damaged, StorageError, UsageError
@@ -20,7 +25,7 @@ from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.core.ports import Disk, File
 
 from .chunk import Chunk
-from .frames import FrameHeader, Records, decode_records
+from .frames import ERASED, Column, FrameHeader, Records, any_there, decode_records
 from .segment import (
     HEAD_BYTES,
     READ_BYTES,
@@ -41,20 +46,20 @@ SMALL_FRAME_RECORDS = 256
 
 
 class Places:
-    """Where some offsets stand: for each segment, ascending (offset, position) of frames."""
+    """Where some offsets stand: for each segment, by its id, ascending (offset, position) of frames."""
 
     def __init__(self) -> None:
-        self._segments: dict[int, list[tuple[int, int]]] = {}
+        self._segments: dict[bytes, list[tuple[int, int]]] = {}
 
-    def note(self, base: int, offset: int, position: int) -> None:
+    def note(self, segment: SegmentHead, offset: int, position: int) -> None:
         """Remember that a frame starting with *offset* stands at *position*, if that is far from the last place."""
-        places = self._segments.setdefault(base, [(base, HEAD_BYTES)])
+        places = self._segments.setdefault(segment.id, [(segment.base, HEAD_BYTES)])
         if position >= places[-1][1] + INDEX_EVERY_BYTES:
             places.append((offset, position))
 
-    def before(self, base: int, offset: int) -> int:
+    def before(self, segment: SegmentHead, offset: int) -> int:
         """Return the greatest known position that is not behind *offset*."""
-        places = self._segments.get(base, [(base, HEAD_BYTES)])
+        places = self._segments.get(segment.id, [(segment.base, HEAD_BYTES)])
         return places[max(0, bisect_right(places, offset, key=lambda place: place[0]) - 1)][1]
 
 
@@ -70,8 +75,17 @@ class SegmentReader:
         self._position = 0  # of the next frame
         self._offset = -1  # that it starts with; -1: nowhere
 
+    @property
+    def offset(self) -> int:
+        """The offset behind what was read last, tombstones among it."""
+        return self._offset
+
     def read(self, offset: int, end: int) -> list[Chunk]:
-        """Return about READ_BYTES of chunks from *offset* on, at least one; nothing at or past *end*."""
+        """
+        Return about READ_BYTES of chunks from *offset* on, and nothing at or past *end*.
+
+        None at all: there are only tombstones up to ``self.offset``.
+        """
         try:
             return self._chunks(offset, end)
         except OSError as error:
@@ -101,9 +115,12 @@ class SegmentReader:
                 continue
             if not found and size < READ_BYTES and self._offset < end:
                 raise self._damaged()
-        chunks = list(_chunks(found))
-        chunks[0] = chunks[0].from_offset(offset)
-        return chunks
+        return [chunk.from_offset(offset) for chunk in _chunks(found) if chunk.end > offset]
+
+    def time_at(self, offset: int) -> int:
+        """Return the append time of the record at *offset*, which is durable; of a tombstone too."""
+        self._seek(offset)
+        return next(self._headers(self._position))[1].time
 
     def offset_at(self, time: int, end: int) -> int:
         """Return the offset of the first record before *end* with append time >= *time*, or *end*."""
@@ -146,7 +163,7 @@ class SegmentReader:
         return self._file.read(position, size)
 
     def _pass(self, frame: FrameAt) -> None:
-        self._places.note(self._head.base, frame.header.first, frame.position)
+        self._places.note(self._head, frame.header.first, frame.position)
         self._position, self._offset = frame.behind, frame.header.end
 
     def _seek(self, offset: int) -> None:
@@ -157,8 +174,8 @@ class SegmentReader:
                 f"{self._folder}: offset {offset} is no longer there, retention has removed what stood before "
                 f"{bases[0] if bases else 0}. Read from there, or restore the folder from a copy."
             )
-        self._open(bases[index])
-        for position, header in self._headers(self._places.before(bases[index], offset)):
+        head = self._open(bases[index])
+        for position, header in self._headers(self._places.before(head, offset)):
             self._position, self._offset = position, header.first
             if header.end > offset:
                 return
@@ -168,7 +185,7 @@ class SegmentReader:
 
     def _headers(self, position: int) -> Iterator[tuple[int, FrameHeader]]:
         for place, header in walk_headers(self._read, self._head.id, position):
-            self._places.note(self._head.base, header.first, place)
+            self._places.note(self._head, header.first, place)
             yield place, header
 
     def _next_segment(self) -> None:
@@ -178,8 +195,10 @@ class SegmentReader:
         if self._disk.exists(self._folder / segment_name(offset)):
             self._open(offset)
         else:
+            before = self._head.id
             self._seek(offset)  # says so if retention has removed it
-            raise self._damaged()
+            if self._head.id == before:
+                raise self._damaged()
 
     def _open(self, base: int) -> SegmentHead:
         self.close()
@@ -209,10 +228,14 @@ def _chunks(frames: list[FrameAt]) -> Iterator[Chunk]:
     group: list[FrameAt] = []
     count = 0
     for frame in frames:
+        erased = frame.header.flags & ERASED
         small = frame.header.count < SMALL_FRAME_RECORDS
-        if group and (not small or count + frame.header.count > BATCH_RECORDS_MAX):
+        if group and (erased or not small or count + frame.header.count > BATCH_RECORDS_MAX):
             yield _chunk(group)
             group, count = [], 0
+        if erased:
+            yield from _live(frame)
+            continue
         group.append(frame)
         count = count + frame.header.count if small else BATCH_RECORDS_MAX
     if group:
@@ -222,3 +245,19 @@ def _chunks(frames: list[FrameAt]) -> Iterator[Chunk]:
 def _chunk(frames: list[FrameAt]) -> Chunk:
     records = Records.join([decode_records(frame.header, frame.data, frame.at) for frame in frames])
     return Chunk.of(frames[0].header.first, records, tuple((frame.header.end, frame.header.time) for frame in frames))
+
+
+def _live(frame: FrameAt) -> Iterator[Chunk]:
+    """Yield what tombstones have left of a frame: a chunk for each run of records."""
+    header = frame.header
+    records = decode_records(header, frame.data, frame.at)
+    values = records.column.values()
+    keys = None if records.key_column is None else records.key_column.values()
+    for live, run in groupby(range(header.count), key=lambda row: values[row] is not None):
+        if live:
+            rows = list(run)
+            start, end = rows[0], rows[-1] + 1
+            own = None if keys is None else keys[start:end]
+            column = None if own is None or not any_there(own) else Column.of(own)
+            left = Records(Column.of(values[start:end]), column)
+            yield Chunk.of(header.first + start, left, ((header.first + end, header.time),))

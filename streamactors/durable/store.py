@@ -273,6 +273,12 @@ class Store:
             _keep_newest(transaction, self._handles[summaries], CHECKPOINTS_KEPT)
         return stats
 
+    def amend(self, deltas: list[Delta]) -> None:
+        """Change rows of the newest checkpoint, in one transaction; for a job that does not run. See forgetting.py."""
+        with self._writing("the change", [delta.database for delta in deltas]) as transaction:
+            for delta in deltas:
+                apply_delta(transaction, self._handles[delta.database], delta)
+
     def restore(self, region: str) -> Restored | None:
         """Return the region's newest checkpoint, or None when it has none."""
         with self.snapshot() as snapshot:

@@ -72,6 +72,7 @@ class Reader(Actor):
         self._acknowledging = source if isinstance(source, AcknowledgingReader) else None
         self._offset = start  # of the next record to read
         self._end = end  # where a bounded run stops, as soon as it is known
+        self._prepared = start  # offset behind what is ready, or was
         self._taken = start  # offset behind what the sequencer was given
         self._acknowledged = start
         self._leaving = False  # the sequencer takes no more
@@ -119,6 +120,10 @@ class Reader(Actor):
         if self._at_end:
             return None
         return Head(batch=None) if self._source.end() > self._offset else None
+
+    def has_nothing_before(self, offset: int) -> bool:
+        """Return whether all before *offset* was read, and of what was read nothing is left to be taken."""
+        return not self._ready and self._prepared >= offset
 
     def take(self, records: int) -> tuple[Batch, int, Batch | None]:
         """Remove up to *records* rows of the head; return them, the offset behind them, and dead letters before that.
@@ -174,7 +179,8 @@ class Reader(Actor):
         end = self._source.end()
         got = await self._read()
         if got is None:
-            self._offset = max(self._offset, end)  # retention has left nothing of what stood before the end
+            # Retention, or an erasure, has left nothing of what stood before the end.
+            self._offset = self._prepared = max(self._offset, end)
             self._wait()
             return False
         self.quiet_since = None
@@ -183,6 +189,7 @@ class Reader(Actor):
         if self.acknowledges_at_once:
             await self.acknowledge(end)
         self._ready.append(Head(await self._prepare(batch), end, self._take_dead(end)))
+        self._prepared = end
         self.notify()
         return True
 

@@ -223,8 +223,14 @@ class Sequencer(Actor):
         key = (source, partition)
         offset = self.sequencing.partitions[key].offset
         assert first <= offset < end, f"S1: the journal wants {first} to {end} of {key}, which stands at {offset}"
-        head = self._readers[key].head()
-        if head is None or head.batch is None or not self._has_room(source):
+        reader = self._readers[key]
+        head = reader.head()
+        if not self._has_room(source):
+            return False
+        if reader.has_nothing_before(end):  # its records were erased, or all of them were dropped before their turn
+            self._send_all(self.sequencing.admit(key, Batch([]), end))
+            return True
+        if head is None or head.batch is None:
             return False
         inside = sum(1 for at in head.batch.offsets if at < end) if head.end > end else len(head.batch)
         self._admit(key, min(inside, self._batch_records), end)

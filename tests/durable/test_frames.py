@@ -145,9 +145,9 @@ def test_what_a_frame_changes_in_the_tables_is_checked_with_it():
 
 
 def test_a_newer_format_is_refused_by_its_number(monkeypatch):
-    monkeypatch.setattr(frames, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(frames, "FORMAT_VERSION", 3)
     frame = encode(Records.of([b"x"]))
     monkeypatch.undo()
 
-    with pytest.raises(StorageError, match="version 2, this release reads 1"):
+    with pytest.raises(StorageError, match="version 3, this release reads up to 2"):
         decode(frame)
