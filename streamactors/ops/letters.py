@@ -76,12 +76,13 @@ async def read_letters(region: str, topic: Topic) -> AsyncIterator[Letter]:
 
 
 async def chunks(partition: Partition, start: int, end: int) -> AsyncIterator[Chunk]:
-    """Yield all that a partition holds from *start* to *end*."""
+    """Yield the records that a partition holds from *start* to *end*."""
     reader = partition.reader(start)
     try:
         while reader.position < end:
             for chunk in await reader.read(max_records=end - reader.position):
-                yield chunk
+                if chunk.first < end:  # records that were erased are passed over, also across the end
+                    yield chunk.split(end - chunk.first)[0]
     finally:
         await reader.close()
 

@@ -130,7 +130,7 @@ async def retry(log: Log, letters: Topic, chosen: Sequence[Letter], *, dry_run: 
         known = await put_back_so_far(log, letters)
         return [await _judged(log, known, letter) for letter in chosen]
     topic = await log.create_topic(retries_topic(letters))
-    await topic.partition(0).last_stamp("", "")  # takes the writer's lock (R1)
+    await topic.partition(0).claim()  # (R1)
     retries = _Retries(log, letters, topic, await _read(topic))
     await retries.finish()
     outcomes = [await _judged(log, retries.known.places, letter) for letter in chosen]
@@ -155,7 +155,7 @@ class _Retries:
     async def take_locks(self, targets: set[tuple[str, int]]) -> None:
         """Take the writer's locks of the partitions that get something, so that a refusal comes before any intent."""
         for name, number in sorted(targets):
-            await (await self._target(name)).partition(number).last_stamp("", "")
+            await (await self._target(name)).partition(number).claim()
 
     async def put_back(self, outcomes: Sequence[Outcome]) -> None:
         """Write intents for letters that can be put back, and fulfil them."""

@@ -13,9 +13,9 @@ As data, one of:
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ import examples.quiz_counts  # noqa: F401 - what the example imports is then the
 from streamactors.core.codec import decode_value, unseal
 from streamactors.durable.store import Store
 from streamactors.durable.views import ViewReader
-from streamactors.ops import cli, run_command
+from streamactors.ops import cli
 from tests.crash.points import OutputCounter, Points, install
 
 for module in (
     "append_command",
     "inspect_commands",
     "log_commands",
+    "run_command",
 ):  # the command line imports them when it needs them
     import_module(f"streamactors.ops.{module}")
 
@@ -51,7 +52,7 @@ def _command(what: dict[str, Any]) -> int:
         data = Path(arguments[arguments.index("--data") + 1])
         install(Points(Path(what["trace"]), data, **what["points"]))
     if "batch_records" in what:
-        run_command.Settings = partial(run_command.Settings, batch_records=what["batch_records"])  # type: ignore[misc]
+        os.environ["STREAMACTORS_BATCH_RECORDS"] = str(what["batch_records"])
     if "counter" in what:
         OutputCounter(Path(what["counter"])).install()
     sys.argv = ["streamactors", *arguments]
