@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from streamactors.job.runner import Job, run
     from streamactors.job.served import open_views
     from streamactors.job.settings import Settings
+    from streamactors.job.standby import StandBy, stand_by
 
 __all__ = [
     "AsyncItems",
@@ -67,6 +68,7 @@ __all__ = [
     "Settings",
     "SinkConflict",
     "Sliding",
+    "StandBy",
     "StorageError",
     "StreamActorsError",
     "Ticks",
@@ -81,6 +83,7 @@ __all__ = [
     "open_views",
     "reduce",
     "run",
+    "stand_by",
     "sum",
 ]
 
@@ -99,6 +102,7 @@ _HOMES = {
     "Row": "flow.transforms:Row",
     "Settings": "job.settings:Settings",
     "Sliding": "flow.windows:Sliding",
+    "StandBy": "job.standby:StandBy",
     "Ticks": "connectors.ticks:Ticks",
     "Tumbling": "flow.windows:Tumbling",
     "aggregate": "flow.aggregates:aggregate",
@@ -108,6 +112,7 @@ _HOMES = {
     "min": "flow.aggregates:min_",
     "reduce": "flow.aggregates:reduce_",
     "run": "job.runner:run",
+    "stand_by": "job.standby:stand_by",
     "sum": "flow.aggregates:sum_",
 }
 

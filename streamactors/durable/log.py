@@ -254,6 +254,7 @@ class Topic:
     def __init__(self, name: str, partitions: list[Partition]) -> None:
         self._partitions = partitions
         self._next = 0  # the partition of the next record without a key
+        self._claimed: int | None = None
         self.name = name
 
     def __repr__(self) -> str:
@@ -267,6 +268,27 @@ class Topic:
     def partition(self, number: int) -> Partition:
         """Return one partition, 0 <= number < partitions."""
         return self._partitions[number]
+
+    async def claim(self) -> int:
+        """
+        Take a partition that no other process writes, for records without a key; return its number.
+
+        For several processes that append to one topic, each to a partition of its own: the workers of a web service.
+        The partition stays taken until the log is closed or the process ends, however it ends. Give the topic some
+        partitions more than there are processes: one that starts may meet one that is still ending.
+
+        Raises:
+            Held: other processes write all partitions.
+        """
+        for partition in self._partitions:
+            try:
+                await partition.claim()
+            except Held as held:
+                error = held
+                continue
+            self._claimed = partition.number
+            return partition.number
+        raise error
 
     async def append(self, value: bytes, *, key: PlainKey = None, producer: Producer | None = None) -> Place:
         """
@@ -328,6 +350,8 @@ class Topic:
     def _choose(self, key: bytes | None) -> int:
         if key is not None:
             return crc32(key) % len(self._partitions)
+        if self._claimed is not None:
+            return self._claimed
         number, self._next = self._next, (self._next + 1) % len(self._partitions)
         return number
 
@@ -336,6 +360,8 @@ class Topic:
         count = len(self._partitions)
         if count == 1:
             return [(0, Records.of(values, keys))]
+        if keys is None and self._claimed is not None:
+            return [(self._claimed, Records.of(values))]
         if keys is None:
             start, self._next = self._next, (self._next + len(values)) % count
             shares = [((start + i) % count, values[i::count]) for i in range(min(count, len(values)))]

@@ -153,6 +153,10 @@ class Partition:
         """
         return await (await self._writer()).append(records, producer)
 
+    async def claim(self) -> None:
+        """Take the writer's lock now, not at the first append. Raises as ``append`` does when it can't."""
+        await self._writer()
+
     async def append_stamped(self, records: Records, stamp: Stamp, expect: Stamp | None) -> bool:
         """
         Append *records* with *stamp* if the last stamp of its (job, sink) here is *expect*; compared and set at once.
