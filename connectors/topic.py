@@ -106,13 +106,16 @@ class _TopicReader:
         chunks = await self._reader.read(records_max, BATCH_BYTES_MAX)
         if not chunks:
             return None
-        first, end = chunks[0].first, chunks[-1].end
+        end, count = chunks[-1].end, sum(map(len, chunks))
+        offsets: Sequence[int] = range(chunks[0].first, end)
+        if len(offsets) != count:  # records were erased
+            offsets = [offset for chunk in chunks for offset in range(chunk.first, chunk.end)]
         origin = _TopicOrigin(self._source, self._partition, chunks)
         size = sum(chunk.size for chunk in chunks)
         values = self._lines(chunks)
         if values is None:
             values = self._one_by_one(chunks, origin, end, size)
-        return Batch(values, offsets=range(first, end), origin=origin, bytes=size), end
+        return Batch(values, offsets=offsets, origin=origin, bytes=size), end
 
     async def wait(self) -> None:
         await self._reader.wait()
@@ -129,7 +132,7 @@ class _TopicReader:
             values = self._decode_lines(blob)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return values if len(values) == chunks[-1].end - chunks[0].first else None
+        return values if len(values) == sum(map(len, chunks)) else None
 
     def _one_by_one(self, chunks: list[Chunk], origin: _TopicOrigin, end: int, size: int) -> list[Any]:
         """Return the values, or raise Undecodable with those that can be decoded."""
@@ -198,6 +201,23 @@ class _Columns(msgspec.Struct, array_like=True):
 
 _encode_payload = msgspec.msgpack.Encoder().encode
 _decode_payload = msgspec.msgpack.Decoder(_Columns).decode
+
+
+def without_records(payload: bytes, goes: Callable[[bytes | None, bytes], bool]) -> tuple[bytes, int]:
+    """
+    Return a payload of this sink with tombstones for the records of which *goes*(key, value) is true, and how many.
+
+    For output that waits in a checkpoint: committed later, its offsets are what they would have been.
+    """
+    records = _decode_payload(payload).records()
+    values = records.column.values()
+    keys = [None] * len(values) if records.key_column is None else records.key_column.values()
+    pairs = enumerate(zip(keys, values, strict=True))
+    rows = [row for row, (key, value) in pairs if value is not None and goes(key, value)]
+    if not rows:
+        return payload, 0
+    left = records.without(rows)
+    return _encode_payload(_Columns.of(left.column, left.key_column)), len(rows)
 
 
 @dataclass(frozen=True, eq=False)

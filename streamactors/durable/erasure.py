@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from streamactors.core.errors import NO_ROOM, Damaged, QuotaFull, StorageError
@@ -49,8 +50,8 @@ from .segment import (
     walk,
 )
 
-Goes = Callable[[int, bytes | None, bytes], bool]
-"""Whether the record with this offset, key and value is to go."""
+Goes = Callable[[bytes | None, bytes], bool]
+"""Whether the record with this key and value is to go."""
 
 _TORN = ".torn"
 
@@ -172,7 +173,7 @@ def _find(disk: Disk, folder: Path, end: int, goes: Goes) -> Found:
     found = Found()
     names = disk.names(folder)
     bases = [base for base in segment_bases(names) if base < end]
-    for base, behind in zip(bases, [*bases[1:], end], strict=True):
+    for base, behind in pairwise([*bases, end]):
         for frame in _frames(disk, folder / segment_name(base), behind):
             _look(frame, goes, base, found)
     found.torn = [name for name in names if name.endswith(_TORN)]
@@ -187,7 +188,7 @@ def _look(frame: FrameAt, goes: Goes, base: int, found: Found) -> None:
     for offset, (key, value) in enumerate(zip(keys, values, strict=True), frame.header.first):
         if value is None:
             found.erased.add(offset)
-        elif goes(offset, key, value):
+        elif goes(key, value):
             found.segments.setdefault(base, []).append(offset)
             found.bytes += len(value) + len(key or b"")
 

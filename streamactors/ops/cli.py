@@ -75,6 +75,7 @@ _SHORT = {
     "deadletter_commands:retry": "Put originals back into the topics that they came from.",
     "backup_commands:backup": "Copy a data folder while its jobs run.",
     "backup_commands:restore": "Make a data folder of a backup.",
+    "erase_command:forget": "Delete one key, a person's data say, from topics, views and state.",
 }
 _SETTINGS: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}}
 
@@ -113,6 +114,7 @@ commands = LazyGroup(
         "deadletters": "cli:deadletters",
         "backup": "backup_commands:backup",
         "restore": "backup_commands:restore",
+        "forget": "erase_command:forget",
     },
     **_SETTINGS,
 )

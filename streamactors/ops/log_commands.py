@@ -2,6 +2,8 @@
 
 Values are printed as JSON lines. What is JSON text is printed as it stands (white space with newlines is taken out);
 what is not, MessagePack or raw bytes say, is printed as ``{"$base64": "..."}``, so that nothing is lost or guessed.
+
+A record that was erased has no value to print: ``--meta`` gives its place, without it they are named on standard error.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from streamactors.durable.log import Log, Topic
 from streamactors.durable.partition import Partition
 
 from .cli import data_option
-from .failures import OK
+from .failures import OK, complain
 from .lines import json_lines, refused
 from .output import base64_object, flush, iso_time, write, write_json_lines, write_table
 
@@ -37,6 +39,15 @@ class MetaLine(msgspec.Struct):
     key: Any
     append_time_ms: int
     value: msgspec.Raw
+
+
+class ErasedLine(msgspec.Struct):
+    """A line of ``log read --meta`` for a record that was erased."""
+
+    partition: int
+    offset: int
+    erased: bool = True
+    value: None = None
 
 
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -72,9 +83,12 @@ async def _read(data_dir: Path, name: str, number: int | None, start: int | None
         partitions = [topic.partition(n) for n in numbers]
         starts = [await _start(partition, start) for partition in partitions]
         if follow:
-            async with asyncio.TaskGroup() as tasks:
-                for partition, first in zip(partitions, starts, strict=True):
-                    tasks.create_task(_print(partition, first, None, meta=meta))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for partition, first in zip(partitions, starts, strict=True):
+                        tasks.create_task(_print(partition, first, None, meta=meta))
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from None  # what ended one partition has ended the others
         else:
             ends = [partition.durable_end() for partition in partitions]
             for partition, first, end in zip(partitions, starts, ends, strict=True):
@@ -104,20 +118,40 @@ async def _start(partition: Partition, wanted: int | None) -> int:
 
 
 async def _print(partition: Partition, start: int, end: int | None, *, meta: bool) -> None:
-    async for chunk in _chunks(partition, start, end):
-        write(_meta_lines(partition.number, chunk) if meta else _value_lines(chunk))
+    at = start
+    async for place, chunk in _chunks(partition, start, end):
+        if place > at:
+            _tell_erased(partition, at, place, meta=meta)
+        at = place + len(chunk)
+        if chunk:
+            write(_meta_lines(partition.number, chunk) if meta else _value_lines(chunk))
         if end is None:
             flush()
 
 
-async def _chunks(partition: Partition, start: int, end: int | None) -> AsyncIterator[Chunk]:
-    """Yield chunks from *start* to *end*; without an end, for ever."""
+def _tell_erased(partition: Partition, first: int, end: int, *, meta: bool) -> None:
+    if meta:
+        write(_encode_lines([ErasedLine(partition.number, offset) for offset in range(first, end)]))
+    else:
+        which = f"offset {first} was" if end == first + 1 else f"offsets {first} to {end - 1} were"
+        flush()
+        complain(f"{partition.topic}/{partition.number}: {which} erased; nothing is printed for it.")
+
+
+async def _chunks(partition: Partition, start: int, end: int | None) -> AsyncIterator[tuple[int, Chunk | tuple[()]]]:
+    """Yield chunks from *start* to *end*, each with its offset; without an end, for ever. () stands for no record."""
     reader = partition.reader(start)
     try:
         while end is None or reader.position < end:
             records = READ_RECORDS if end is None else min(READ_RECORDS, end - reader.position)
-            for chunk in await reader.read(records, READ_BYTES):
-                yield chunk
+            chunks = await reader.read(records, READ_BYTES)
+            for chunk in chunks:
+                if end is None or chunk.end <= end:
+                    yield chunk.first, chunk
+                elif chunk.first < end:
+                    yield chunk.first, chunk.split(end - chunk.first)[0]
+            if not chunks or (end is not None and chunks[-1].first >= end):
+                yield (reader.position if end is None else min(end, reader.position)), ()
             if end is None:
                 await reader.wait()
     finally:
@@ -172,7 +206,7 @@ def info(data_dir: Path, topic: str | None, *, as_json: bool) -> int:
     if as_json:
         write_json_lines(topics)
     else:
-        head = ["topic", "partition", "first", "end", "records", "bytes", "segments", "newest append"]
+        head = ["topic", "partition", "first", "end", "records", "bytes", "segments", "newest append", "erased"]
         write_table(head, _info_rows(topics))
     return OK
 
@@ -199,9 +233,8 @@ async def _describe_partition(partition: Partition) -> dict[str, Any]:
     segments, size = await partition.size()
     newest = None
     if end > first:
-        reader = partition.reader(end - 1)
-        newest = (await reader.read(1))[0].append_times()[0]
-        await reader.close()
+        newest = await partition.time_at(end - 1)
+    erasures = await partition.erasures()
     return {
         "partition": partition.number,
         "first_offset": first,
@@ -210,6 +243,8 @@ async def _describe_partition(partition: Partition) -> dict[str, Any]:
         "bytes": size,
         "segments": segments,
         "newest_append_time_ms": newest,
+        "erased": sum(erasure.records for erasure in erasures),
+        "erasures": [msgspec.to_builtins(erasure) for erasure in erasures],
     }
 
 
@@ -220,4 +255,6 @@ def _info_rows(topics: list[dict[str, Any]]) -> Iterator[list[Any]]:
             numbers = [
                 p[field] for field in ("partition", "first_offset", "end_offset", "records", "bytes", "segments")
             ]
-            yield [topic["topic"], *numbers, "" if newest is None else iso_time(newest)]
+            done = all(erasure["done"] for erasure in p["erasures"])
+            erased = p["erased"] if done else f"{p['erased']} (not completed)"
+            yield [topic["topic"], *numbers, "" if newest is None else iso_time(newest), erased]

@@ -22,7 +22,7 @@ def ids(world):
     return lambda: f"{world.random.getrandbits(128):032x}"
 
 
-def is_hers(_offset, key, value):
+def is_hers(key, value):
     return key == SECRET or SECRET in value
 
 
@@ -104,7 +104,7 @@ async def fill(world, appends=25):
 
 
 def left_of(rows):
-    return {offset: row for offset, row in rows.items() if not is_hers(offset, row[1], row[0])}
+    return {offset: row for offset, row in rows.items() if not is_hers(row[1], row[0])}
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -325,3 +325,8 @@ async def test_the_register_tells_when_and_where_and_not_whose(world):
     assert (entry.at_ms, entry.offsets, entry.done) == (world.clock.now_ms(), [(0, 1), (2, 4)], True)
     assert SECRET not in world.disk.peek(FOLDER / FILE)
     assert await (await world.partition()).erasures() == [entry]
+
+
+async def test_an_empty_partition_has_nothing_to_erase(world):
+    await (await world.partition()).close()
+    assert erase_hers(world).offsets == [] and find(world.disk, FOLDER, is_hers, ids(world)).offsets == []
