@@ -26,6 +26,7 @@ from streamactors.core.errors import BadRecord, RecordPlace, UsageError
 from streamactors.core.keys import CanonicalKey, plain_key
 from streamactors.core.limits import APPEND_RECORDS_MAX, BATCH_BYTES_MAX, PENDING_CHUNK_BYTES, RECORD_BYTES_MAX
 from streamactors.durable.chunk import Chunk
+from streamactors.durable.exchange import shadow_name
 from streamactors.durable.frames import Column, Records, line_count
 from streamactors.durable.log import Topic, key_bytes
 from streamactors.durable.partition import Reader
@@ -237,16 +238,30 @@ class TopicSink:
         return f"topic {self.name} ({self.encoding})"
 
     @property
+    def address(self) -> tuple[str, ...]:
+        """The topic's name, as readers know it."""
+        return "topic", self.name
+
+    def _name(self, world: World) -> str:
+        return self.name if world.shadow is None else shadow_name(self.name, world.shadow)
+
+    @property
     def id(self) -> str:
         """The topic's name, in a space of its own: a topic may be a source of the same pipeline's next version."""
         return f"topic.{self.name}"
 
     async def partitions(self, world: World) -> int:
         """Make the topic when it is not there; return its number of partitions."""
-        topic: Topic | None = await world.log.topic(self.name)
+        name = self._name(world)
+        topic: Topic | None = await world.log.topic(name)
         if topic is None or (self.partition_count is not None and topic.partitions != self.partition_count):
-            topic = await world.log.create_topic(self.name, self.partition_count or 1)
+            topic = await world.log.create_topic(name, self.partition_count or await self._partitions_known(world))
         return topic.partitions
+
+    async def _partitions_known(self, world: World) -> int:
+        """Return how many partitions the topic has that readers know: a shadow gets as many."""
+        known: Topic | None = await world.log.topic(self.name)
+        return 1 if known is None else known.partitions
 
     def writer(self, partitions: int) -> _TopicWriter:
         """Return a writer."""
@@ -254,7 +269,7 @@ class TopicSink:
 
     async def target(self, world: World) -> _TopicTarget:
         """Open the topic for commits."""
-        return _TopicTarget(world.log, await world.log.topic(self.name))
+        return _TopicTarget(world.log, await world.log.topic(self._name(world)))
 
 
 class _TopicWriter:
@@ -403,4 +418,6 @@ class _TopicTarget:
         await self._topic.partition(payload.partition).append(_decode_payload(payload.data).records())
 
     async def close(self) -> None:
-        """The log is the job's."""
+        """Let go of the writers' locks; the log itself is the job's."""
+        for number in range(self._topic.partitions):
+            await self._topic.partition(number).reopen()

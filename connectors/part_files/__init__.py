@@ -15,6 +15,9 @@ there is no key.
     Parquet      columns of one schema: ``schema``, or what the stream's type says, or what the values of the first
                  epoch say. The folder keeps it (.SINK.schema), and a value that does not fit is refused in the stage.
 
+A version of the job that is not its first writes the folder FOLDER.LABEL, and goes on there when it is promoted: no
+system exchanges two folders in one step under the eyes of who moves files out of them.
+
 Both append: a stream of corrections is refused when the graph is built.
 """
 
@@ -59,9 +62,19 @@ class _Folder:
         """Of the folder's name; what it stands in may be moved."""
         return self.name if self.name is not None else target_name(self.kind, Path(self.folder).resolve().name)
 
+    @property
+    def address(self) -> tuple[str, ...]:
+        """The folder of the job's first version; each other one goes on in its own, promoted or not."""
+        return "folder", str(Path(self.folder).resolve())
+
+    def _place(self, world: World) -> Path:
+        folder = Path(self.folder)
+        return folder if world.label is None else folder.with_name(f"{folder.name}.{world.label}")
+
     async def partitions(self, world: World) -> int:
         """Make the folder when it is not there."""
-        await world.ports.threads.run(f"part_files/{self.folder}", world.ports.disk.make_folder, Path(self.folder))
+        folder = self._place(world)
+        await world.ports.threads.run(f"part_files/{folder}", world.ports.disk.make_folder, folder)
         return self.partition_count
 
 
@@ -77,7 +90,7 @@ class JsonLinesFolder(_Folder):
 
     async def target(self, world: World) -> FolderTarget:
         """Open the folder."""
-        return FolderTarget(world, Path(self.folder), self.id, ".jsonl")
+        return FolderTarget(world, self._place(world), self.id, ".jsonl")
 
 
 @dataclass(eq=False)
@@ -106,7 +119,7 @@ class ParquetFolder(_Folder):
     async def partitions(self, world: World) -> int:
         """Make the folder when it is not there; refuse one whose parts have another schema."""
         count = await super().partitions(world)
-        disk, path = world.ports.disk, self._schema_file
+        disk, path = world.ports.disk, self._schema_file(world)
         data = await world.ports.threads.run(f"part_files/{self.folder}", read_file, disk, path)
         self._kept = None if data is None else parquet.decode_schema(data)
         if self._kept is not None and self.schema is not None and not self._kept.equals(self.schema):
@@ -126,15 +139,14 @@ class ParquetFolder(_Folder):
         def encode(data: bytes) -> bytes:
             part, schema = parquet.parquet_of(data)
             if self._kept is None:  # durable before the first part: who starts again must not infer another one
-                replace_file(world.ports.disk, self._schema_file, parquet.encode_schema(schema))
+                replace_file(world.ports.disk, self._schema_file(world), parquet.encode_schema(schema))
                 self._kept = schema
             return part
 
-        return FolderTarget(world, Path(self.folder), self.id, ".parquet", encode)
+        return FolderTarget(world, self._place(world), self.id, ".parquet", encode)
 
-    @property
-    def _schema_file(self) -> Path:
-        return Path(self.folder) / f".{self.id}.schema"
+    def _schema_file(self, world: World) -> Path:
+        return self._place(world) / f".{self.id}.schema"
 
 
 def _shown(schema: Any) -> str:

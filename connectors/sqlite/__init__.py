@@ -33,6 +33,9 @@ it: a row that the table can't take would be in the way of all that follow.
 for each item. Other keys are refused, and so is a text that reads like a tuple: SQLite would take 1, 1.0 and true for
 one key, and the text ``["a",1]`` for the tuple.
 
+**Versions.** A version of the job that is not served writes the table TABLE__LABEL of the same file, with a stamp of
+its own; a promotion exchanges tables and stamps in one transaction (exchange.py).
+
 If the file was removed or exchanged while it is open, SQLite would go on writing into the old one, which has no name.
 So the file's identity is compared at each commit; a new file does not show the stamp that is expected (SinkConflict).
 """
@@ -49,7 +52,8 @@ from streamactors.core.errors import UsageError
 from streamactors.core.fields import field_names, target_name
 
 from .cells import quoted, require_distinct
-from .target import STAMPS, TableTarget
+from .exchange import STAMPS
+from .target import TableTarget
 from .writer import Found, TableWriter
 
 BUSY_SECONDS = 5.0
@@ -106,6 +110,11 @@ class SqliteTable:
     def id(self) -> str:
         """Of the file and the table; the folder may be moved."""
         return self.name if self.name is not None else target_name("sqlite", Path(self.path).stem, self.table)
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """File, table, and the id by which stamps are found."""
+        return "sqlite", str(Path(self.path).resolve()), self.table, self.id
 
     @property
     def key_columns(self) -> tuple[str, ...]:

@@ -12,17 +12,15 @@ from streamactors.core.connectors import Payload, Stamp, World
 from streamactors.core.errors import Damaged, PipelineError, SinkConflict, StorageError, StreamActorsError, UsageError
 
 from .cells import folded, quoted
+from .exchange import MAKE_STAMPS, STAMPS, shadow_name
 from .writer import WINDOW_START, Found, Rows, decode_rows, misfit, optional
 
 if TYPE_CHECKING:
     from . import SqliteTable
 
-STAMPS = "streamactors_stamps"
 _EXTRA = 3  # of PRAGMA synchronous
 
-_MAKE_STAMPS = f"""CREATE TABLE IF NOT EXISTS {STAMPS} (
-    job TEXT, sink TEXT, incarnation TEXT, epoch INTEGER, part INTEGER, parts INTEGER, PRIMARY KEY (job, sink))"""
-_READ_STAMP = f"SELECT job, sink, incarnation, epoch, part, parts FROM {STAMPS} WHERE job = ? AND sink = ?"  # noqa: S608
+_READ_STAMP = f"SELECT incarnation, epoch, part, parts FROM {STAMPS} WHERE job = ? AND sink = ?"  # noqa: S608
 _SET_STAMP = f"INSERT OR REPLACE INTO {STAMPS} VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608 - a name of ours
 
 
@@ -33,7 +31,10 @@ class TableTarget:
         self._sink = sink
         self._ports = world.ports
         self._path = Path(sink.path)
-        self._lane = f"sqlite/{self._path}/{sink.table}"
+        self._shadow = world.shadow
+        self._table = shadow_name(sink.table, world.shadow)
+        self._made = False  # that the table is there has been seen
+        self._lane = f"sqlite/{self._path}/{self._table}"
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
 
@@ -101,12 +102,12 @@ class TableTarget:
 
     def _prepare(self) -> None:
         sink = self._sink
-        found = look(self._connected(), sink)
+        found = look(self._connected(), sink, self._table)
         known, identity = sink.declared, sink.key_columns if sink.upserts else ()
         if found is None and known is not None and not sink.upserts:
             with self._transaction() as connection:
-                connection.execute(_make_table(sink.table, known, 0))
-            found = look(self._connected(), sink)
+                connection.execute(_make_table(self._table, known, 0))
+            found = look(self._connected(), sink, self._table)
         elif found is not None:
             windowed = [WINDOW_START] if sink.upserts and set(map(folded, found.columns)) >= {WINDOW_START} else []
             why = misfit(found if known is not None else optional(found), [*identity, *(known or ())], ())
@@ -119,31 +120,42 @@ class TableTarget:
 
     def _last_stamp(self, job: str, sink: str) -> Stamp | None:
         with self._transaction() as connection:
-            connection.execute(_MAKE_STAMPS)
-            shown = _shown(connection, job, sink)
+            connection.execute(MAKE_STAMPS)
+            shown = self._shown(connection, job, sink)
             if shown is not None:
-                connection.execute(_SET_STAMP, _stamp_row(shown))  # a commit of our own, and so a sync: see the header
+                connection.execute(
+                    _SET_STAMP, self._stamp_row(shown)
+                )  # a commit of our own, and so a sync: see the header
         return shown
 
     def _commit(self, data: bytes, stamp: Stamp | None, expect: Stamp | None) -> None:
         rows = decode_rows(data)
         with self._transaction() as connection:
             if stamp is not None:
-                connection.execute(_MAKE_STAMPS)
-                shown = _shown(connection, stamp.job, stamp.sink)
+                connection.execute(MAKE_STAMPS)
+                shown = self._shown(connection, stamp.job, stamp.sink)
                 if shown not in {expect, stamp}:
                     raise SinkConflict(
                         f"{self._sink} shows {shown}, but {expect} was left there before {stamp}. Another writer was "
                         "there, or the file was exchanged. Put back the right one, or start the job anew."
                     )
-                connection.execute(_SET_STAMP, _stamp_row(stamp))
+                connection.execute(_SET_STAMP, self._stamp_row(stamp))
                 if shown == stamp:
                     return
-            if self._sink.found is None:
-                connection.execute(_make_table(self._sink.table, rows.columns, rows.identity))
-            _apply(connection, self._sink.table, rows)
+            if not self._made:
+                connection.execute(_make_table(self._table, rows.columns, rows.identity))
+            _apply(connection, self._table, rows)
+        self._made = True
         if self._sink.found is None:
-            self._sink.found = look(self._connected(), self._sink)
+            self._sink.found = look(self._connected(), self._sink, self._table)
+
+    def _stamp_row(self, stamp: Stamp) -> tuple[Any, ...]:
+        sink = shadow_name(stamp.sink, self._shadow)
+        return stamp.job, sink, stamp.incarnation, stamp.epoch, stamp.part, stamp.parts
+
+    def _shown(self, connection: sqlite3.Connection, job: str, sink: str) -> Stamp | None:
+        row = connection.execute(_READ_STAMP, (job, shadow_name(sink, self._shadow))).fetchone()
+        return None if row is None else Stamp(job, sink, *row)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -154,18 +166,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _stamp_row(stamp: Stamp) -> tuple[Any, ...]:
-    return stamp.job, stamp.sink, stamp.incarnation, stamp.epoch, stamp.part, stamp.parts
-
-
-def _shown(connection: sqlite3.Connection, job: str, sink: str) -> Stamp | None:
-    row = connection.execute(_READ_STAMP, (job, sink)).fetchone()
-    return None if row is None else Stamp(*row)
-
-
-def look(connection: sqlite3.Connection, sink: SqliteTable) -> Found | None:
-    """Return what there is of the sink's table."""
-    name = sink.table
+def look(connection: sqlite3.Connection, sink: SqliteTable, name: str) -> Found | None:
+    """Return what there is of the sink's table, which is called *name*."""
     kinds = connection.execute("SELECT type, name FROM sqlite_master").fetchall()
     kind = next((kind for kind, other in kinds if kind in {"table", "view"} and folded(other) == folded(name)), None)
     if kind is None:

@@ -79,6 +79,12 @@ class World:
     follows: bool = False
     """Whether the run repeats a journal: what it reads was decided before, and nothing new is taken in."""
 
+    shadow: str | None = None
+    """Label of a version that is not served: its sinks write to targets of its own, which bear it. None: it is."""
+
+    label: str | None = None
+    """Label of the version, unless it is the job's first: for targets that no promotion can exchange."""
+
 
 class EndOfInput(Exception):
     """Nothing will ever follow what was read: a partition whose end was not known has ended."""
@@ -256,3 +262,17 @@ class Sink(Protocol):
 
     async def target(self, world: World) -> SinkTarget:
         """Open the target."""
+
+
+@runtime_checkable
+class Shadowed(Protocol):
+    """
+    A sink that several versions of a job may have, because each version writes a target of its own.
+
+    ``World.shadow`` tells which. A promotion exchanges what readers know for the shadow (job/swapping.py), or can't:
+    then ``World.label`` names the version's target for good.
+    """
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Kind of the target (``topic``, ``sqlite``, ``folder``), and where it is: kept in the catalogue."""

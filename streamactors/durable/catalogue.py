@@ -11,13 +11,16 @@ How another version comes to be served (promotion; rolling back is the same, in 
 
     asked        handover.to is named. The serving version takes a last checkpoint, and decides nothing more
     yielded      handover.at says for each region where its journal ends. Nobody decides now; readers are given the old
-                 version. The other follows to the same place, and takes a checkpoint there
+                 version, which rests and has let its targets go. The other follows to the same place, and takes a
+                 checkpoint there
+    exchanging   both rest. From here on it goes forward only: the targets that readers know become the other's
+                 (job/swapping.py), and whoever finds it half done does the rest
     served       one replacement of the file: ``serving`` is the other, there is no handover. It decides from there on,
                  and the old version follows it
 
 If somebody dies meanwhile: nothing is lost, because every step is durable before the next begins, and whoever starts
 again finds in the file what he is. A version that has yielded does not decide, whatever it was; so at no time do two.
-A handover can be taken back until the other is served.
+A handover can be taken back until targets are exchanged.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ FIRST = "v1"
 _FORMAT = 1
 _FILE = "versions.json"
 _SERVED_KEPT = 1_000  # entries of the history: one a day for years
-_TRIES = 200  # to take the lock
+_TRIES = 1_000  # to take the lock: a database may let an exchange of targets wait for five seconds
 _TRY_SECONDS = 0.01  # a change takes a few ms
 
 Place = list[Any]
@@ -59,6 +62,12 @@ class Version(msgspec.Struct):
     since: str = "earliest"
     """Where it began to read: ``earliest``, or a time."""
 
+    targets: list[list[str]] = []
+    """Addresses of what its sinks write: see ``core.connectors.Shadowed``."""
+
+    first: bool = False
+    """Whether it is the job's first: what no promotion can exchange bears no label of it."""
+
 
 class Handover(msgspec.Struct):
     """A change of the served version that is under way."""
@@ -67,6 +76,9 @@ class Handover(msgspec.Struct):
     asked_ms: int
     at: dict[str, Place] | None = None
     """For each region, where the serving version has ended; None while it has not."""
+
+    exchanging: bool = False
+    """Whether targets may be exchanged by now, some of them or all."""
 
 
 class Served(msgspec.Struct):
@@ -97,6 +109,10 @@ class Versions(msgspec.Struct):
         known = ", ".join(version.label for version in self.versions)
         raise UsageError(f"job {self.job} has no version {label}; its versions are {known}.")
 
+    def is_first(self, label: str) -> bool:
+        """Whether *label* is the job's first version."""
+        return any(version.first for version in self.versions if version.label == label)
+
     @property
     def deciding(self) -> str | None:
         """The version that decides; None while one has yielded and the other is not served yet."""
@@ -109,6 +125,17 @@ class Versions(msgspec.Struct):
         if self.handover is not None and self.handover.at is not None and label == self.serving:
             return self.handover.to
         return self.serving
+
+    def waits(self, label: str) -> bool:
+        """Whether *label* has to rest: it has yielded, or its targets are being exchanged."""
+        handover = self.handover
+        if handover is None or handover.at is None:
+            return False
+        return label == self.serving or (label == handover.to and handover.exchanging)
+
+    def shadow(self, label: str) -> str | None:
+        """Return what the targets of *label* bear; None: they are those that readers know."""
+        return None if label == self.serving else label
 
     def begin(self, label: str, now_ms: int) -> Version:
         """Add a version, if it is not there; return it."""
@@ -125,18 +152,32 @@ class Versions(msgspec.Struct):
                 f"call it back with `streamactors rollback`."
             )
         if label == self.serving:
-            self.handover = None
+            self.take_back()
         elif self.handover is None or self.handover.to != label:
             self.handover = Handover(label, now_ms)
 
     def take_back(self) -> None:
         """Let the serving version go on deciding, as if nobody had asked."""
+        self._refuse_half_done()
         self.handover = None
+
+    def _refuse_half_done(self) -> None:
+        if self.handover is not None and self.handover.exchanging:
+            raise UsageError(
+                f"job {self.job}: the targets of {self.serving} and {self.handover.to} are being exchanged, which can't "
+                f"be taken back. `streamactors promote` of {self.handover.to} completes it; then roll back."
+            )
 
     def yielded(self, places: Mapping[str, Place]) -> None:
         """The serving version has ended at *places*."""
         assert self.handover is not None, f"{self.serving} has yielded, and nobody had asked"
         self.handover.at = dict(places)
+
+    def exchange(self) -> None:
+        """Both versions rest at the same place: their targets may be exchanged, and from here on nobody turns back."""
+        assert self.handover is not None, "nobody was asked for"
+        assert self.handover.at is not None, f"{self.serving} decides still"
+        self.handover.exchanging = True
 
     def serve(self, now_ms: int) -> None:
         """The version that was asked for stands where the serving one ended: it is served from here on."""
@@ -173,7 +214,7 @@ class Catalogue:
     def read(self) -> Versions | None:
         """Return what the file holds; None when the job has none yet. Cost: one small file."""
         if not self._disk.exists(self._path):
-            return None
+            return self._before_catalogues()
         file = self._disk.open(self._path)
         try:
             data = file.read(0, file.size())
@@ -196,12 +237,18 @@ class Catalogue:
         try:
             versions = self.read()
             if versions is None:
-                versions = Versions(job, first, [Version(first, now_ms)], [Served(first, now_ms)])
+                versions = Versions(job, first, [Version(first, now_ms, first=True)], [Served(first, now_ms)])
             change(versions)
             self._write(versions)
         finally:
             lock.release()
         return versions
+
+    def _before_catalogues(self) -> Versions | None:
+        """Return what is known of a job that was last run by a release without catalogues: it has the first version."""
+        if not self._disk.exists(self._folder / FIRST / "data.mdb"):
+            return None
+        return Versions(self._folder.name, FIRST, [Version(FIRST, 0, first=True)], [Served(FIRST, 0)])
 
     def _lock(self) -> Any:
         for tries_left in reversed(range(_TRIES)):

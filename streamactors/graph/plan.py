@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from streamactors.core.connectors import Source
+from streamactors.core.connectors import Sink, Source
 from streamactors.core.times import MAX_TIME
 from streamactors.flow.dead_letters import OnError, topic_of
 from streamactors.flow.event_time import EventTime
@@ -125,6 +125,10 @@ class RegionPlan:
         # Offsets mean something in the very source that they were read from.
         sources = {plan.id: f"source {getattr(plan.source, 'place', plan.id)}" for plan in self.sources}
         return {"operators": {**sources, **operators}}
+
+    def sinks(self) -> list[Sink]:
+        """Return the sinks that it writes, that of dead letters among them."""
+        return [node.sink for stage in self.stages for node in stage.nodes if node.sink is not None]
 
     def fed_by(self, feed: Feed) -> list[SourcePlan]:
         """Return the sources whose batches, or dead letters, the sequencer sends to *feed*."""

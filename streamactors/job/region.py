@@ -142,6 +142,7 @@ class RegionSupervisor:
         self._resting = False
         self._at_rest = asyncio.Event()
         self._woken = asyncio.Event()  # it rests no more
+        self._open = True  # the targets
         region.room.on_change = self._on_room
         crew.regions.append(self)
 
@@ -159,6 +160,8 @@ class RegionSupervisor:
         """Run to the end; raise what used up the restarts."""
         self._task = asyncio.current_task()
         try:
+            if self._resting:
+                await self._until_woken()
             while not self.state.is_final and not self.stopping:
                 await self._attempt_and_decide()
         except asyncio.CancelledError:
@@ -275,21 +278,33 @@ class RegionSupervisor:
             )
 
     async def rest(self) -> None:
-        """Take a last checkpoint, end the attempt, return: ``go_on`` begins the next. Returns too when all is over."""
+        """Take a last checkpoint, end the attempt, let the targets go: ``go_on`` begins the next. Or all is over."""
         self._resting = True
         if self.running is not None:
             self.running.sequencer.drain()
         await self._at_rest.wait()
+        if self._open:
+            self._open = False
+            await self.world.close_targets()
 
-    def go_on(self, lead: Lead | None) -> None:
-        """Begin again, following *lead*, or deciding."""
-        self.world.follow(lead)
+    def begin_at_rest(self) -> None:
+        """Wait for ``go_on`` before the first attempt; the targets are not open yet."""
+        self._resting, self._open = True, False
+
+    async def go_on(self, lead: Lead | None, shadow: str | None) -> None:
+        """Begin again, following *lead*, or deciding; with the targets that *shadow* names."""
+        self.world.follow(lead, shadow)
+        await self.world.open_targets()
+        self._open = True
         self._resting = False
         if not self.state.is_final:
             self._at_rest.clear()
         self._woken.set()
 
     async def _until_woken(self) -> None:
+        if self.ending is not None:  # who rests has nothing with a thread or a target any more
+            await self.ending.answered()
+            self.ending = None
         self._to(State.RESTARTING)
         self._between = True
         self._woken.clear()

@@ -54,15 +54,15 @@ from .folders import job_folder, version_folder
 from .following import Lead
 from .following import refuse_sources as refuse_to_follow
 from .guarantees import PROMISES, guarantee_of, refuse_sources, refuse_switch
-from .pending import Committer
 from .region import Crew, RegionSupervisor, state_lane
-from .room import PatientTarget, Room
+from .room import Room
 from .settings import Settings
 from .states import State, job_state
 from .status import JobStatus, region_status
 from .succession import CATALOGUE_LANE, Succession
+from .swapping import addresses_of, complete
 from .watchdog import Watch, watch
-from .wiring import RegionWorld, RunningRegion, Target
+from .wiring import RegionWorld, RunningRegion
 
 CATCH_UP_POLL_SECONDS = 0.002
 """How often ``catch_up`` and ``checkpoint`` look whether what they wait for was read: finer than a checkpoint takes,
@@ -102,7 +102,6 @@ class Job:
         self._store: Store | None = None
         self._lock: Lock | None = None
         self._opened: list[Source] = []
-        self._targets: list[Target] = []
         self._crew = Crew(FailureReports(pipeline.name, on_failure))
         self._regions = self._crew.regions
         self._watch: Watch | None = None
@@ -210,8 +209,8 @@ class Job:
         plans = plan(self._pipeline)  # 1
         refuse_sources(plans, self._settings.guarantee)
         threads, lane = self._ports.threads, state_lane(self.name)
-        versions = await threads.run(CATALOGUE_LANE, self._catalogue.read)
-        self._take_part(versions)
+        self._take_part(await threads.run(CATALOGUE_LANE, self._versions))
+        targets = addresses_of(plans, self._succession.following)
         await threads.run(lane, self._take_lock)  # 2
         for prepare in self._pipeline.preparations:  # 3
             await prepare(self.log)
@@ -227,8 +226,8 @@ class Job:
         if self._settings.sync:
             await threads.run(lane, store.make_reserve)
         for region in plans:  # 6
-            RegionSupervisor(await self._region(region, store, identity.incarnation), self._crew)
-        await self._succession.register()
+            await self._region(region, store, identity.incarnation)
+        await self._succession.register(targets)
         for supervisor, region in zip(self._regions, plans, strict=True):  # 7
             task = asyncio.create_task(supervisor.run(), name=f"{self.name}/{supervisor.id}")
             task.add_done_callback(partial(self._on_sources_over, [source.source for source in region.sources]))
@@ -263,8 +262,8 @@ class Job:
         if self._watch is not None:
             self._watch.end()
         self._tell(list(self._opened))
-        for target in self._targets:
-            await target.committer.close()
+        for region in self._regions:
+            await region.world.close_targets()
         if self._own_log:
             await self.log.close()
         await self._ports.threads.run(state_lane(self.name), self._release)
@@ -286,7 +285,7 @@ class Job:
         if self._lock is not None:
             self._lock.release()
 
-    async def _region(self, region: RegionPlan, store: Store, incarnation: str) -> RegionWorld:
+    async def _region(self, region: RegionPlan, store: Store, incarnation: str) -> None:
         ends: dict[str, Sequence[int | None]] = {}
         for source in region.sources:
             ends[source.id] = await source.source.ends(self._world)
@@ -296,12 +295,6 @@ class Job:
         room = Room(
             self._ports.clock, lambda: threads.run(lane, store.give_up_reserve), name=f"{self.name}.{region.id}"
         )
-        targets = {}
-        for sink in (node.sink for stage in region.stages for node in stage.nodes if node.sink is not None):
-            partitions = await sink.partitions(self._world)
-            target = PatientTarget(await sink.target(self._world), room)
-            targets[sink.id] = Target(target, partitions, Committer(sink.id, self.name, target))
-        self._targets += targets.values()
         world = RegionWorld(
             job=self.name,
             incarnation=incarnation,
@@ -315,11 +308,21 @@ class Job:
             ends={(source, part): end for source, of in ends.items() for part, end in enumerate(of)}
             if bounded
             else None,
-            targets=targets,
+            targets={},
             overlays=self._overlays,
         )
-        world.follow(await self._lead(region))
-        return world
+        part = self._succession.part
+        world.follow(await self._lead(region), None if part is None else part.shadow)
+        supervisor = RegionSupervisor(world, self._crew)  # from here on ``close`` closes the targets
+        if part is None:
+            supervisor.begin_at_rest()
+        else:
+            await world.open_targets()
+
+    def _versions(self) -> Versions | None:
+        """Return what the catalogue says, when what is left of an exchange of targets is done."""
+        disk, now_ms = self._ports.disk, self._ports.clock.now_ms()
+        return complete(self._catalogue, disk, self._data_dir, self.name, now_ms) or self._catalogue.read()
 
     def _take_part(self, versions: Versions | None) -> None:
         """Find out which version this is, and whether it decides or follows."""
@@ -327,16 +330,16 @@ class Job:
         check_name("version", self.version)
         self._folder = version_folder(self._data_dir, self.name, self.version)
         self._succession = Succession(
-            self._catalogue,
             self.version,
             job=self.name,
             data_dir=self._data_dir,
             ports=self._ports,
             restore=self._restore,
-            swap=self._swap,
             to_end=self._settings.bound is not Bound.LIVE,
         )
         self._succession.begin(versions)
+        label = None if versions is None or versions.is_first(self.version) else self.version
+        self._world = replace(self._world, label=label)
         following = self._succession.following
         if following is not None and not PROMISES[self._settings.guarantee].keeps:
             raise PipelineError(
@@ -355,9 +358,6 @@ class Job:
     def _restore(self, region: str) -> Restored | None:
         assert self._store is not None, "a checkpoint is asked for before the store was opened"
         return self._store.restore(region)
-
-    async def _swap(self, old: str, new: str) -> None:
-        """Make this version's targets those that readers know."""
 
     def _tell(self, sources: Sequence[Source]) -> None:
         """Tell those of *sources* that must hear it, once, that this job reads no more from them."""

@@ -1,26 +1,28 @@
 """Succession: which version of a job decides, which follows, and how one comes after the other.
 
 The catalogue (durable/catalogue.py) says what is to be; this task, one beside each running version, sees to it that its
-own regions are that. A region changes its part between two attempts: it takes a last checkpoint, rests, and begins
-again as the other. In the order of the code, for the version that is served (S) and the one that was asked for (N):
+own regions are that. A region changes its part between two attempts: it takes a last checkpoint, rests, lets its
+targets go, and begins again as the other. In the order of the code, for the version that is served (S) and the one that
+was asked for (N):
 
-    S   sees that N was asked for: its regions come to rest, and it notes where they stand (``yielded``)
+    S   sees that N was asked for: its regions come to rest, and it notes where they stand (``yielded``). It rests
     N   follows to that very place; a checkpoint of its own stands there; its regions come to rest
-    N   its targets become those that readers know (see ``Swap``), then the catalogue says that it is served
+    N   notes that targets are exchanged now, exchanges them (swapping.py), and is served: the last two in one change
     N   decides from there on. S, and everyone else, follows N
 
 If S is not running, whoever asks notes the place for it; if N is not running, whoever asks finds that it stands there
-already, or refuses (ops/version_commands.py does both).
+already, or refuses (promotion.py does both).
 
 If we crash between two steps: the catalogue is as the last one left it, and the next start goes on from there. Nobody
-decides while nobody may: a version whose part is to wait follows, and finds nothing.
+decides while nobody may. While targets are exchanged nobody opens one: who starts then completes it first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,16 +31,32 @@ from streamactors.core.ports import Ports
 from streamactors.durable.catalogue import Catalogue, Place, Versions
 from streamactors.durable.store import Restored
 
-from .folders import version_folder
+from .folders import job_folder, version_folder
 from .following import Lead
+from .swapping import complete, refuse_what_is_in_the_way
 
 POLL_SECONDS = 0.1
 """How often the catalogue is looked at: nobody promotes in a hurry, and a look costs 0.1 ms."""
 
 CATALOGUE_LANE = "catalogue"
 
-Swap = Callable[[str, str], Awaitable[None]]
-"""(old, new): make the targets of *new* those that readers know. Called again after a crash; must not mind."""
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a version does while it runs."""
+
+    following: str | None
+    """The version whose journal it follows; None: it decides."""
+
+    shadow: str | None
+    """What its targets bear; None: they are those that readers know."""
+
+
+def part_of(versions: Versions | None, label: str) -> Part | None:
+    """Return the part that the catalogue gives to *label*; None: it rests."""
+    if versions is None:
+        return Part(None, None)
+    return None if versions.waits(label) else Part(versions.followed_by(label), versions.shadow(label))
 
 
 class Region(Protocol):
@@ -49,10 +67,10 @@ class Region(Protocol):
         """The region's id."""
 
     async def rest(self) -> None:
-        """Take a last checkpoint, and return when the attempt has ended; or when the region is over."""
+        """Take a last checkpoint; return when the attempt has ended and targets are let go, or the region is over."""
 
-    def go_on(self, lead: Lead | None) -> None:
-        """Begin again, following *lead*, or deciding."""
+    async def go_on(self, lead: Lead | None, shadow: str | None) -> None:
+        """Begin again, following *lead*, or deciding; with the targets that *shadow* names."""
 
 
 class Succession:
@@ -60,34 +78,40 @@ class Succession:
 
     def __init__(
         self,
-        catalogue: Catalogue,
         version: str,
         *,
         job: str,
         data_dir: Path,
         ports: Ports,
         restore: Callable[[str], Restored | None],
-        swap: Swap,
         to_end: bool,
     ) -> None:
         self.version = version
         self.following: str | None = None
-        """The version whose journal is followed now; None: this one decides."""
+        """The version whose journal is followed, or was until it came to rest; None: this one decides."""
 
-        self._catalogue = catalogue
+        self.part: Part | None = None
+        """None: it rests."""
+
         self._job = job
         self._data_dir = data_dir
         self._ports = ports
+        self._catalogue = Catalogue(ports.disk, job_folder(data_dir, job))
         self._restore = restore
-        self._swap = swap
         self._to_end = to_end
         self._regions: list[Region] = []
         self._log = logging.getLogger(f"streamactors.{job}")
 
     def begin(self, versions: Versions | None) -> None:
         """Take the part that the catalogue gives to this version, before its regions begin."""
-        if versions is not None:
+        self._take(part_of(versions, self.version))
+        if self.part is None and versions is not None:
             self.following = versions.followed_by(self.version)
+
+    def _take(self, part: Part | None) -> None:
+        self.part = part
+        if part is not None:
+            self.following = part.following
 
     def lead(self, region: str) -> Lead | None:
         """Return what *region* follows; None: it decides."""
@@ -96,11 +120,19 @@ class Succession:
         folder = version_folder(self._data_dir, self._job, self.following)
         return Lead(self.following, folder, region, self._to_end)
 
-    async def register(self) -> None:
-        """Note in the catalogue that this version is there; it is the first one's to be served."""
-        versions = await self._read()
-        if versions is None or self.version not in versions:
-            await self._change(lambda found: found.begin(self.version, self._now()))
+    async def register(self, targets: Sequence[Sequence[str]]) -> None:
+        """Note in the catalogue that this version is there, and what it writes; it is the first one's to be served."""
+        wanted = [list(address) for address in targets]
+
+        def note(found: Versions) -> None:
+            version = found.begin(self.version, self._now())
+            version.created_ms = version.created_ms or self._now()
+            version.targets = wanted
+
+        found = await self._read()
+        known = found.version(self.version) if found is not None and self.version in found else None
+        if known is None or not known.created_ms or known.targets != wanted:
+            await self._change(note)
 
     async def run(self, regions: Sequence[Region]) -> None:
         """See to it, until cancelled, that *regions* are what the catalogue says."""
@@ -125,11 +157,14 @@ class Succession:
         handover = versions.handover
         if handover is not None and handover.at is None and versions.serving == self.version:
             await self._yield(handover.to)
+        elif handover is not None and handover.exchanging and versions.waits(self.version):
+            await self._rest()
+            await self._serve()
         elif handover is not None and handover.at is not None and handover.to == self.version:
             if stands_at(self._restore, handover.at, [region.id for region in self._regions]):
-                await self._take_over(versions.serving)
-        elif versions.followed_by(self.version) != self.following:
-            await self._turn(versions.followed_by(self.version))
+                await self._take_over()
+        elif (part := part_of(versions, self.version)) != self.part:
+            await self._turn(part)
 
     async def _yield(self, to: str) -> None:
         self._log.info("version %s comes to rest, as %s is to be served", self.version, to)
@@ -140,36 +175,42 @@ class Succession:
             if found.handover is not None and found.handover.to == to and found.handover.at is None:
                 found.yielded(places)
 
-        self._begin_again(await self._change(note))
+        await self._change(note)
 
-    async def _take_over(self, serving: str) -> None:
+    async def _take_over(self) -> None:
         await self._rest()
-        await self._swap(serving, self.version)
 
-        def serve(found: Versions) -> None:
+        def note(found: Versions) -> None:
             if found.handover is not None and found.handover.to == self.version and found.handover.at is not None:
-                found.serve(self._now())
+                refuse_what_is_in_the_way(self._ports.disk, self._data_dir, found)
+                found.exchange()
 
-        versions = await self._change(serve)
-        self._log.info("version %s is served from here on", versions.serving)
-        self._begin_again(versions)
+        await self._change(note)
+        await self._serve()
 
-    async def _turn(self, following: str | None) -> None:
-        self._log.info("version %s %s", self.version, "decides" if following is None else f"follows {following}")
+    async def _serve(self) -> None:
+        """Do what is left of an exchange that was noted, whoever began it."""
+        versions = await self._ports.threads.run(
+            CATALOGUE_LANE, complete, self._catalogue, self._ports.disk, self._data_dir, self._job, self._now()
+        )
+        if versions is not None:
+            self._log.info("version %s is served from here on", versions.serving)
+
+    async def _turn(self, part: Part | None) -> None:
+        if part is not None:
+            what = "decides" if part.following is None else f"follows {part.following}"
+            self._log.info("version %s %s", self.version, what)
         await self._rest()
-        self.following = following
-        self._go_on()
+        if part is not None:
+            self.following = part.following
+            for region in self._regions:
+                await region.go_on(self.lead(region.id), part.shadow)
+            self.part = part
 
     async def _rest(self) -> None:
+        """Come to rest; harmless when that was done. What fails on the way is tried again."""
+        self.part = None
         await asyncio.gather(*(region.rest() for region in self._regions))
-
-    def _begin_again(self, versions: Versions) -> None:
-        self.following = versions.followed_by(self.version)
-        self._go_on()
-
-    def _go_on(self) -> None:
-        for region in self._regions:
-            region.go_on(self.lead(region.id))
 
     async def _read(self) -> Versions | None:
         return await self._ports.threads.run(CATALOGUE_LANE, self._catalogue.read)

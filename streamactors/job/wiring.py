@@ -41,7 +41,7 @@ from .guarantees import PROMISES, Promise
 from .immediate import ImmediateOutput, SinkOutput
 from .pending import Committer, PendingOutput, expect_what_is_there
 from .publisher import Publisher
-from .room import Room
+from .room import PatientTarget, Room
 from .settings import Settings
 
 _BURNT_EPOCHS = 2
@@ -87,10 +87,23 @@ class RegionWorld:
     lead: Lead | None = None
     """What the next attempt follows; None: it decides."""
 
-    def follow(self, lead: Lead | None) -> None:
-        """Let the next attempt follow *lead*, or decide."""
+    def follow(self, lead: Lead | None, shadow: str | None) -> None:
+        """Let the next attempt follow *lead*, or decide; its targets are those that *shadow* names."""
         self.lead = lead
-        self.world = replace(self.world, follows=lead is not None or self.settings.follow is not None)
+        follows = lead is not None or self.settings.follow is not None
+        self.world = replace(self.world, follows=follows, shadow=shadow)
+
+    async def open_targets(self) -> None:
+        """Open the targets of the region's sinks, or open them anew."""
+        for sink in self.plan.sinks():
+            partitions = await sink.partitions(self.world)
+            target = PatientTarget(await sink.target(self.world), self.room)
+            self.targets[sink.id] = Target(target, partitions, Committer(sink.id, self.job, target))
+
+    async def close_targets(self) -> None:
+        """Let the targets go: what was committed is there, and nobody of ours writes."""
+        for target in self.targets.values():
+            await target.committer.close()
 
     @property
     def promise(self) -> Promise:
