@@ -111,7 +111,8 @@ class Staging:
         """Give all files their names; *content* says what they are, for who may have to go on with it."""
         for folder, _, _ in os.walk(self.root, topdown=False):
             self._disk.sync_folder(Path(folder))
-        self.write(_COMPLETE, [content.encode()])
+        self.write(f"{_COMPLETE}.new", [content.encode()])
+        self._disk.rename(self.root / f"{_COMPLETE}.new", self.root / _COMPLETE)
         self._disk.sync_folder(self.root)
         finish(self._folder)
 
