@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import async_calls, epochs, guarantees, latency, order, sliding, start, stateless, windowed, words
+from . import async_calls, epochs, guarantees, latency, metrics, order, sliding, start, stateless, windowed, words
 from .measuring import ROOT, Options
 
 
@@ -39,6 +39,7 @@ WORKLOADS: dict[str, Callable[[Options], None]] = {
     "async_calls": async_calls.run,
     "epochs": epochs.run,
     "guarantees": guarantees.run,
+    "metrics": metrics.run,
     "start": start.run,
     "latency": latency.run,
     "log": log,

@@ -9,9 +9,12 @@ records in the same order. Plain and tuned plain have no fault tolerance: they r
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -55,18 +58,22 @@ def pipeline() -> sa.Pipeline:
 
 def ours(data: str, batch_records: int = 0) -> Measurement:
     """Run the pipeline over the log to its end."""
-    return run_loop(_ours(Path(data), batch_records))
+    return run_loop(count_windows(Path(data), batch_records))
 
 
-async def _ours(data: Path, batch_records: int) -> Measurement:
+async def count_windows(
+    data: Path, batch_records: int = 0, around: Callable[[sa.Job], AbstractContextManager[Any]] = nullcontext
+) -> Measurement:
+    """Run the pipeline over the log to its end, with something around the job."""
     settings = sa.Settings(bound=sa.Bound.UNTIL_END, checkpoint_every_ms=1_000)
     if batch_records:
         settings = replace(settings, batch_records=batch_records)
     with fresh_folder(data) as folder:
         started = begin()
         async with sa.run(pipeline(), folder, settings=settings) as job:
-            await job.wait()
-            measured = stop(started)
+            with around(job):
+                await job.wait()
+                measured = stop(started)
             counts = dict(job.views["quiz_counts"].items())
             late = await values_of(job.log, "late")
     measured.answer = _answer(counts, late)

@@ -13,6 +13,7 @@ WORKLOADS = [
     "async_calls",
     "epochs",
     "guarantees",
+    "metrics",
     "start",
     "latency",
 ]
