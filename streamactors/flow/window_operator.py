@@ -29,17 +29,18 @@ If we crash: all of it goes back to one epoch together. A result that was emitte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from streamactors.core.batch import Batch, Kind, Window
-from streamactors.core.errors import PipelineError
+from streamactors.core.errors import BadRecord, PipelineError
 from streamactors.core.keys import CanonicalKey, encode_key
 from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.core.times import MAX_TIME, MIN_TIME
 
 from .aggregates import Aggregate
-from .operator import Emit, Operator, OperatorContext
+from .operator import Emit, Operator, OperatorContext, in_rows
 from .panes import Panes
 from .piece import Piece
 from .windows import Lifecycle, Phase, Windows
@@ -95,15 +96,34 @@ class WindowOperator(Operator):
         self._state: KeyedState
         self._changed_state: KeyedState | None = None
         self._row: OperatorRow
+        self._folded: list[tuple[int, dict[CanonicalKey, Any]]] = []
+        """Panes of the batch in hand, with what they will hold: nothing is stored before all of it went well."""
+
         self._panes: Panes | None = None
         """Puts windows together; None where each is its own only pane."""
 
     @property
-    def shape(self) -> str:
-        """What a stored checkpoint must have been made by."""
+    def kept(self) -> dict[str, Any]:
         windows = self.assigner
-        slide = f"{windows.slide}, " if windows.slide != windows.size else ""
-        return f"window({windows.size}, {slide}{windows.offset}) {self.aggregate.shape}"
+        grid = {"size": windows.size, "slide": windows.slide, "offset": windows.offset}
+        return {"kind": "window", **grid, "value": self.aggregate.kept}
+
+    def held(self, value: Any) -> Any:
+        return self.aggregate.held(value)
+
+    def resplit(self, rows: list[Any], spaces: list[set[int | None]]) -> list[Any]:
+        """Late records are counted in the first part, which all results add up; signals reach all parts alike."""
+        known = [row for row in rows if row is not None]
+        if not known:
+            return [None] * len(spaces)
+        late = sum(late for late, _, _ in known)
+        period = max((period for _, period, _ in known if period is not None), default=None)
+        watermark = max(watermark for _, _, (watermark, _) in known)
+        held = {pane for _, _, (_, panes) in known for pane in panes}
+        return [
+            [0 if part else late, period, [watermark, sorted(held.intersection(own))]]
+            for part, own in enumerate(spaces)
+        ]
 
     @property
     def next_window(self) -> Window | None:
@@ -136,6 +156,7 @@ class WindowOperator(Operator):
         assert batch.timestamps is not None, "windows need event time"
         if not batch.values:
             return
+        self._folded.clear()
         timestamps = batch.timestamps
         oldest_time, newest_time = batch.time_bounds
         newest = self.assigner.start(newest_time)
@@ -143,6 +164,7 @@ class WindowOperator(Operator):
             self._route(batch, self.assigner.split(timestamps))
         elif oldest_time >= newest:
             self._fold(newest, Piece(self.name, batch.keys, batch))
+            self._store()
         else:
             self._fold_around(batch, newest, [row for row, time in enumerate(timestamps) if time < newest])
 
@@ -158,7 +180,9 @@ class WindowOperator(Operator):
         if len(stragglers) * _STRAGGLERS_SHARE > len(batch):
             self._route(batch, self.assigner.split(batch.timestamps))
             return
-        self._fold(newest, Piece(self.name, _without(batch.keys, stragglers), lambda: _rest(batch, stragglers)))
+        piece = Piece(self.name, _without(batch.keys, stragglers), lambda: _rest(batch, stragglers))
+        with _naming(range(len(batch)), stragglers):
+            self._fold(newest, piece)
         times = [batch.timestamps[row] for row in stragglers]
         older = self.assigner.split(times)
         self._route(batch, {pane: [stragglers[row] for row in rows] for pane, rows in older.items()})
@@ -171,7 +195,8 @@ class WindowOperator(Operator):
         fired: dict[int, int] = {}
         for pane, rows in rows_of.items():
             if self._silent(pane):
-                self._fold(pane, Piece(self.name, [batch.keys[row] for row in rows], _taker(batch, rows)))
+                with _naming(rows):
+                    self._fold(pane, Piece(self.name, [batch.keys[row] for row in rows], _taker(batch, rows)))
                 continue
             match self._life.phase(pane):
                 case Phase.FIRED:
@@ -182,17 +207,26 @@ class WindowOperator(Operator):
                     late += rows
         if fired:
             rows = sorted(fired)
-            self._correct(batch.take(rows), [fired[row] for row in rows])
+            with _naming(rows):
+                self._correct(batch.take(rows), [fired[row] for row in rows])
+        else:
+            self._store()
         if late:
             self.late_records += len(late)
             self._note()
             self.emit_late(batch.take(sorted(late)))
 
     def _fold(self, pane: int, piece: Piece) -> None:
-        self._register(pane)
+        self._await(pane)
         aggregate, keys = self.aggregate, list(piece.counts)
         accs = aggregate.fold(aggregate.filled(self._state.get_many(pane, keys)), piece)
-        self._keep(pane, dict(zip(keys, accs, strict=True)))
+        self._folded.append((pane, dict(zip(keys, accs, strict=True))))
+
+    def _store(self) -> None:
+        """Store what was folded."""
+        for pane, accs in self._folded:
+            self._register(pane)
+            self._keep(pane, accs)
 
     def _keep(self, pane: int, accs: dict[CanonicalKey, Any]) -> None:
         """Store what a pane has now for some keys, and tell all who look at it."""
@@ -219,9 +253,12 @@ class WindowOperator(Operator):
             keys_of.setdefault(pane, []).append(key)
         held: dict[tuple[int, CanonicalKey], Any] = {}
         for pane, keys in keys_of.items():
-            self._register(pane)
+            self._await(pane)
             held.update(zip(((pane, key) for key in keys), self._state.get_many(pane, keys), strict=True))
         steps = self.aggregate.fold_each(self.aggregate.filled([held[pair] for pair in piece.counts]), piece)
+        self._store()
+        for pane in keys_of:
+            self._register(pane)
         if self._panes is not None:
             self._correct_overlapping(batch, piece, steps, self._panes)
             return
@@ -257,11 +294,15 @@ class WindowOperator(Operator):
             )
         )
 
-    def _register(self, pane: int) -> None:
-        if self._life.register(pane):
+    def _await(self, pane: int) -> None:
+        """Say that a pane which is not registered has nothing in the store, before it is looked for there."""
+        if not self._life.holds(pane):
             self._state.born(pane)
             if self._changed_state is not None:
                 self._changed_state.born(pane)
+
+    def _register(self, pane: int) -> None:
+        if self._life.register(pane):
             self._note()
 
     # ---- signals
@@ -370,6 +411,16 @@ def _rest(batch: Batch, rows: list[int]) -> Batch:
     for row in rows:
         keep[row] = 0
     return batch.select(keep)
+
+
+@contextmanager
+def _naming(rows: Sequence[int], but: Sequence[int] = ()) -> Iterator[None]:
+    """Let an error over some *rows* of a batch, all of them *but* a few, name the batch's row."""
+    try:
+        yield
+    except BadRecord as bad:
+        in_rows(bad, _without(rows, list(but)))
+        raise
 
 
 def _taker(batch: Batch, rows: list[int]) -> Callable[[], Batch]:

@@ -228,13 +228,17 @@ class Lifecycle:
         """Return whether a record of a gap is late."""
         return clamp_time(time + self.lateness) <= self.watermark
 
+    def holds(self, pane: int) -> bool:
+        """Return whether the pane has state."""
+        place = bisect_left(self._held, pane)
+        return place < len(self._held) and self._held[place] == pane
+
     def register(self, pane: int) -> bool:
         """Note that the pane has state now; return whether it had none."""
         assert self.phase(pane) in (Phase.OPEN, Phase.FIRED), f"W2: pane {pane} was asked for again"
-        place = bisect_left(self._held, pane)
-        if place < len(self._held) and self._held[place] == pane:
+        if self.holds(pane):
             return False
-        self._held.insert(place, pane)
+        self._held.insert(bisect_left(self._held, pane), pane)
         return True
 
     def advance(self, watermark: int) -> tuple[list[int], list[int]]:

@@ -99,6 +99,7 @@ class WindowedStream(Generic[T]):
             [(stream.node, stream.output)],
             replace(stream.shape, type=None, windowed=True, upsert=True),
             detail=detail,
+            tolerant=True,
             stateful=True,
             clock_ms=early,
             grid_ms=(*self._windows.grid, lateness),

@@ -87,18 +87,24 @@ class RegionWorld:
     lead: Lead | None = None
     """What the next attempt follows; None: it decides."""
 
+    resets: bool = False
+    """Whether sinks take targets as they are: said when the job started from a savepoint."""
+
+    trial: str | None = None
+    """Label that targets bear whatever the catalogue says; None: none."""
+
     def follow(self, lead: Lead | None, shadow: str | None) -> None:
         """Let the next attempt follow *lead*, or decide; its targets are those that *shadow* names."""
         self.lead = lead
         follows = lead is not None or self.settings.follow is not None
-        self.world = replace(self.world, follows=follows, shadow=shadow)
+        self.world = replace(self.world, follows=follows, shadow=shadow or self.trial)
 
     async def open_targets(self) -> None:
         """Open the targets of the region's sinks, or open them anew."""
         for sink in self.plan.sinks():
             partitions = await sink.partitions(self.world)
             target = PatientTarget(await sink.target(self.world), self.room)
-            self.targets[sink.id] = Target(target, partitions, Committer(sink.id, self.job, target))
+            self.targets[sink.id] = Target(target, partitions, Committer(sink.id, self.job, target, resets=self.resets))
 
     async def close_targets(self) -> None:
         """Let the targets go: what was committed is there, and nobody of ours writes."""
@@ -287,12 +293,14 @@ class _Builder:
                 self._feed_by_stage(feed, number, plan, parts)
 
     def _feed_by_sequencer(self, feed: Feed, number: int, parts: list[Stage]) -> None:
-        channels = [self._channel("sequencer", self._wake_sequencer, stage, number) for stage in parts]
-        for source in self._region.plan.fed_by(feed):
-            if feed.output == "out":
-                self._inlets[source.id] += channels
-            else:  # a reader's operators have one such output together
-                self._dead[source.id] = channels
+        sources, inlets = self._region.plan.fed_by(feed), self._inlets
+        if feed.output != "out":  # what a reader left out: all its operators have one outlet together
+            inlets = self._dead
+            sources = [source for source in sources if not inlets[source.id]]
+        if sources:
+            channels = [self._channel("sequencer", self._wake_sequencer, stage, number) for stage in parts]
+            for source in sources:
+                inlets[source.id] += channels
 
     def _feed_by_stage(self, feed: Feed, number: int, plan: StagePlan, parts: list[Stage]) -> None:
         assert feed.stage is not None
@@ -381,7 +389,7 @@ class _Builder:
             self.outputs.append(output)
             return SinkOperator(output.write)
         row = OperatorRow(region.store, "rows", f"{node.id}:stamps")
-        await expect_what_is_there(row, found.target, found.partitions, region.job, sink.id)
+        await expect_what_is_there(row, found.target, found.partitions, region.job, sink.id, region.incarnation)
         pending = PendingOutput(writer, row, job=region.job, sink=sink.id, incarnation=region.incarnation)
         chain.durables.append(pending)
         self.outputs.append(found.committer)

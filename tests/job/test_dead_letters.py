@@ -167,6 +167,37 @@ async def test_a_running_aggregate_leaves_out_what_it_can_t_add(data_dir):
     assert [letter.offset for letter in dead["dead-letters.p.items"]] == [1, 3]
 
 
+@pytest.mark.parametrize("windows", [sa.Tumbling(100), sa.Sliding(100, 20), sa.Sliding(20, 100)])
+@pytest.mark.parametrize("seed", range(4))
+async def test_windows_leave_out_what_they_can_t_add_as_if_it_had_never_come(data_dir, windows, seed):
+    """Whatever its window is: open, alone in it, fired, gone; and however the records are cut."""
+    random = Random(seed)
+    rows = [
+        {"at": 3 * i - random.choice([0, 0, 0, 20, 60, 300]), "n": random.choice([1, 2, 3, None, "x"]), "k": i % 2}
+        for i in range(300)
+    ]
+
+    def sums(name, values, **more):
+        flow = sa.Pipeline(name, **more)
+        timed = flow.items(values).event_time("at", disorder=10).key_by("k")
+        found = timed.window(windows).allowed_lateness(80).early(every="1s").sum("n")
+        found.to_view("sums")
+        found.late.key_by("at").count().to_view("late")
+        return flow
+
+    batches = random.choice([1, 7, 1000])
+    views, dead, _ = await end(sums("dirty", rows, on_error="dead_letter"), data_dir, batch_records=batches)
+    late = {at for at, _ in views["late"].items()}
+    bad = [number for number, row in enumerate(rows) if type(row["n"]) is not int]
+    letters_of = [letter.offset for letter in dead["dead-letters.dirty.items"]]
+    assert set(letters_of) <= set(bad)
+    assert all(rows[number]["at"] in late or windows.size < windows.slide for number in set(bad) - set(letters_of))
+    # Without them, but with what moves event time: the same place in the same order.
+    clean = [row if type(row["n"]) is int else {**row, "k": "elsewhere", "n": 0} for row in rows]
+    expected, _, _ = await end(sums("clean", clean), data_dir / "clean")
+    assert views["sums"] == {key: n for key, n in expected["sums"].items() if key[0] != "elsewhere"}
+
+
 async def test_a_result_that_is_left_out_takes_its_earlier_one_away(data_dir):
     flow = sa.Pipeline("p")
     counts = flow.items(list("aabab")).key_by(lambda k: k).count()
