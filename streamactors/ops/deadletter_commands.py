@@ -193,9 +193,7 @@ async def _retry(
             if chosen:
                 outcomes += await put_back(log, topic, chosen, dry_run=dry_run)
     if operator is not None and not outcomes:
-        raise UsageError(
-            f"job {job} has no dead letter of an operator {operator}. See `streamactors deadletters list`."
-        )
+        raise UsageError(f"job {job} has no dead letter of operator {operator}. See `streamactors deadletters list`.")
     return outcomes
 
 
