@@ -200,7 +200,8 @@ class Job:
     def status(self) -> JobStatus:
         """Return what can be seen of the job now: state, and for each region its operators and last checkpoint."""
         regions = [region_status(region) for region in self._regions]
-        return JobStatus(self.name, self.state.value, regions, 0 if self._watch is None else self._watch.incidents())
+        blocked = 0 if self._watch is None else self._watch.incidents()
+        return JobStatus(self.name, self.state.value, regions, blocked, self.version)
 
     # Start and end; called by ``run``. --------------------------------------------------------------------------------
 

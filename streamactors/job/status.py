@@ -140,6 +140,9 @@ class JobStatus(msgspec.Struct):
     blocked: int = 0
     """How often the watchdog found the event loop blocked since jobs run in it."""
 
+    version: str = ""
+    """Which version of the job it is."""
+
 
 def region_status(region: RegionSupervisor) -> RegionStatus:
     """Return what is seen of *region* now."""

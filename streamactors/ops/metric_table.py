@@ -119,6 +119,13 @@ _REGION, _OPERATOR, _STAGE, _TOPIC = ("job", "region"), ("job", "operator"), ("j
 METRICS = (
     # The job and its regions.
     Metric(
+        "streamactors_job_info",
+        "gauge",
+        ("job", "version"),
+        "1; which version of the job runs.",
+        _jobs(lambda status: iter([((status.version,), 1)])),
+    ),
+    Metric(
         "streamactors_region_state",
         "gauge",
         ("job", "region", "state"),
