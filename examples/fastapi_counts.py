@@ -26,7 +26,7 @@ from prometheus_client import make_asgi_app
 import streamactors as sa
 from streamactors.ops import metrics
 
-DATA = os.environ.get("QUIZ_DATA", "quiz-data")
+DATA = os.environ.get("QUIZ_DATA", "quiz-service-data")
 PARTITIONS = 8  # workers that there may ever be, and some more for those that still end when their successors begin
 CLOCKS_DIFFER_MS = 60_000
 

@@ -30,9 +30,9 @@ def calls(folder: str) -> Iterator[tuple[Path, ast.Call]]:
 def logged(call: ast.Call) -> tuple[str, ast.expr] | None:
     """(level, message) of a call that logs."""
     match call.func:
-        case ast.Attribute(value=ast.Attribute(attr="_log") | ast.Name(id="_log" | "logger"), attr=level) if (
-            level in LEVELS
-        ):
+        case ast.Attribute(
+            value=ast.Attribute(attr="_log" | "_logger") | ast.Name(id="_log" | "logger"), attr=level
+        ) if level in LEVELS:
             return ("error" if level == "exception" else level), call.args[0]
         case ast.Attribute(value=ast.Name(id="self"), attr="_log"):  # the runner's own
             return "info", call.args[0]
@@ -42,7 +42,7 @@ def logged(call: ast.Call) -> tuple[str, ast.expr] | None:
 def test_the_page_lists_every_message_with_its_level():
     found = [one for folder in ("streamactors", "connectors") for _, call in calls(folder) if (one := logged(call))]
     assert all(isinstance(message, ast.Constant) for _, message in found), "a message is one literal, values beside it"
-    in_source = {(level.upper(), message.value) for level, message in found}
+    in_source = {(level.upper(), message.value.replace("\n", "\\n")) for level, message in found}
     listed = set(re.findall(r"^\| (DEBUG|INFO|WARNING|ERROR|CRITICAL) \| `([^`]+)` \|", PAGE, re.MULTILINE))
     assert listed == in_source
 
