@@ -211,6 +211,11 @@ class Store:
         self._save_meta("plan", plan)
 
     @property
+    def origin(self) -> Any:
+        """Which savepoint the store was made of (job/savepoints.py); None: of none."""
+        return self._meta("origin")
+
+    @property
     def guarantee(self) -> str | None:
         """What ``save_guarantee`` stored: under which guarantee the checkpoints were made; or None."""
         stored = self._meta("guarantee")

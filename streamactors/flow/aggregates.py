@@ -32,6 +32,7 @@ from typing import Any
 
 from streamactors.core.errors import BadRecord, PipelineError
 
+from .kept import schema_of
 from .piece import Piece
 from .selectors import Selector, column, describe, name_of, require_plain
 from .user_state import ATOMS, StateForm, fit_64_bits
@@ -51,6 +52,17 @@ class Aggregate(ABC):
 
     unmergeable: str = ""
     """The shape of what can't be merged; empty where all can."""
+
+    @property
+    def kept(self) -> Any:
+        """The schema of an accumulator: see flow/kept.py."""
+        return self.shape
+
+    def held(self, value: Any) -> Any:
+        """Return the accumulator that *value*, as ``kept.seen`` shows one, is in state. Raises TypeError."""
+        if value is not None:
+            return value
+        raise TypeError(f"{self.shape} keeps something for each key: return 0, '' or []")
 
     def filled(self, held: list[Any]) -> list[Any]:
         """Return *held* with ``zero`` where a key has no accumulator."""
@@ -194,6 +206,9 @@ class Extreme(Aggregate):
         self._better, self._form = better, StateForm()
         self.shape = f"{name}({describe(selector)})"
 
+    def held(self, value: Any) -> Any:
+        return self._form.pack(super().held(value))
+
     def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Compare row after row."""
         values, acc_of = piece.column(self._selector, self._take), piece.overlay(accs)
@@ -266,6 +281,13 @@ class Custom(Aggregate):
             self.zero = self._form.pack(initial)
         except Exception as error:
             raise PipelineError(f"{self.shape}: initial={initial!r} can't be kept: {error}.") from error
+
+    @property
+    def kept(self) -> Any:
+        return {"fold": self.shape, "state": schema_of(self._form.state_type)}
+
+    def held(self, value: Any) -> Any:
+        return self._form.pack(super().held(value))
 
     def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Call the function for row after row."""
@@ -340,9 +362,7 @@ class Several(Aggregate):
 
     def __init__(self, **parts: Aggregate) -> None:
         if not parts:
-            raise PipelineError(
-                "aggregate() needs at least one result: aggregate(n=count(), mean_score=mean('score'))."
-            )
+            raise PipelineError("aggregate() needs at least one result: aggregate(n=count(), top=max('score')).")
         for name, part in parts.items():
             if not isinstance(part, Aggregate):
                 raise PipelineError(f"aggregate({name}=...) must be an aggregate such as count(), got {part!r}.")
@@ -350,6 +370,15 @@ class Several(Aggregate):
         self.zero = tuple(part.zero for part in self._parts)
         self.unmergeable = ", ".join(part.unmergeable for part in self._parts if part.unmergeable)
         self.shape = f"aggregate({', '.join(f'{name}={part.shape}' for name, part in parts.items())})"
+
+    @property
+    def kept(self) -> Any:
+        return {"parts": {name: part.kept for name, part in zip(self._names, self._parts, strict=True)}}
+
+    def held(self, value: Any) -> Any:
+        if not isinstance(value, dict) or value.keys() != set(self._names):
+            raise TypeError(f"{self.shape} keeps a dict of {', '.join(self._names)}, got {value!r:.60}")
+        return tuple(part.held(value[name]) for name, part in zip(self._names, self._parts, strict=True))
 
     def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Let each part fold its own column of the accumulators."""

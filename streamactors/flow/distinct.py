@@ -95,12 +95,14 @@ def distinct(ttl: int | None, *, event_time: bool, give: Give) -> Distinct:
 class Distinct(Operator):
     """Pass the first record of each key, for ever; the forms with a time to live are below."""
 
-    shape = "distinct()"
-
     def __init__(self, give: Give = same_keys) -> None:
         super().__init__()
         self._give = give
         self._state: KeyedState
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        return {"kind": "distinct"}
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""
@@ -146,10 +148,22 @@ class DistinctByEventTime(Distinct):
     def __init__(self, ttl: int, give: Give = same_keys) -> None:
         super().__init__(give)
         self.ttl = ttl
-        self.shape = f"distinct({ttl} ms of event time)"
         self._watermark = MIN_TIME
         self._buckets: set[int] = set()
         self._row: OperatorRow
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        return {"kind": "distinct", "ttl": self.ttl, "by": "event time"}
+
+    def resplit(self, rows: list[Any], spaces: list[set[int | None]]) -> list[Any]:
+        """Each part gets the buckets in which it has something."""
+        known = [row for row in rows if row is not None]
+        if not known:
+            return [None] * len(spaces)
+        buckets = {bucket for _, own in known for bucket in own}
+        watermark = max(watermark for watermark, _ in known)
+        return [[watermark, sorted(buckets.intersection(own))] for own in spaces]
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""
@@ -213,11 +227,24 @@ class DistinctByClock(Distinct):
     def __init__(self, ttl: int, give: Give = same_keys) -> None:
         super().__init__(give)
         self.ttl = ttl
-        self.shape = f"distinct({ttl} ms of processing time)"
         self._period: int | None = None  # in which the last mark was that counted
         self._number = 0  # of the next mark that counts: the namespace of what passes before it
         self._marks: dict[int, int | None] = {}  # of each namespace that is held, oldest first; None: yet to come
         self._row: OperatorRow
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        return {"kind": "distinct", "ttl": self.ttl, "by": "processing time"}
+
+    def resplit(self, rows: list[Any], spaces: list[set[int | None]]) -> list[Any]:
+        """All parts have seen the same marks, and number them alike; each gets those under which it has something."""
+        known = [row for row in rows if row is not None]
+        if not known:
+            return [None] * len(spaces)
+        period = max((period for period, _, _ in known if period is not None), default=None)
+        number = max(number for _, number, _ in known)
+        marks = dict(sorted(pair for _, _, own in known for pair in map(tuple, own)))
+        return [[period, number, [[mark, marks[mark]] for mark in marks if mark in own]] for own in spaces]
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""

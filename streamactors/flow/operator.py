@@ -29,7 +29,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from streamactors.core.batch import Batch, Kind, Window
-from streamactors.core.errors import BadRecord, RecordPlace
+from streamactors.core.errors import BadRecord, PipelineError, RecordPlace
 from streamactors.core.ports import Clock
 from streamactors.core.times import MIN_TIME
 
@@ -125,6 +125,28 @@ class Operator:
         """Delete what went before a row of an upsert stream that is left out; before a FINAL one nothing did."""
         if row.kinds is not None and row.kinds[0] not in (Kind.DELETE, Kind.FINAL):
             self.on_batch(row.replace(values=[None], kinds=[Kind.DELETE]))
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """The schema of what it keeps: builtins, with its ``kind``; see flow/kept.py. None: it keeps nothing."""
+        return None
+
+    def held(self, value: Any) -> Any:
+        """
+        Return the form in which a keyed value is held: the way back from ``kept.seen``. For migrations.
+
+        Raises TypeError, or what a decoder raises, when the operator could not go on with *value*.
+        """
+        raise TypeError(f"{self.name or type(self).__name__} keeps nothing that a migration could change")
+
+    def resplit(self, rows: list[Any], spaces: list[set[int | None]]) -> list[Any]:
+        """
+        Return the operator's row (``OperatorContext.row``) for each part of another number of parts.
+
+        Pure. *rows* are those of the old parts at one barrier, None where nothing was set; *spaces* has, for each new
+        part, the namespaces of ``keyed_state`` in which a key of its own has something.
+        """
+        raise PipelineError(f"operator {self.name} can't change its number of parts. Run it in as many as it had.")
 
     @property
     def next_window(self) -> Window | None:

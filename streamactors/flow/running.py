@@ -10,6 +10,7 @@ from streamactors.core.errors import BadRecord, PipelineError
 
 from .aggregates import Aggregate
 from .async_calls import AsyncOperator
+from .kept import schema_of
 from .operator import Operator, OperatorContext, bad_record
 from .piece import Piece
 from .selectors import is_async, name_of, require_plain
@@ -35,9 +36,11 @@ class RunningAggregate(Operator):
         self._state: KeyedState
 
     @property
-    def shape(self) -> str:
-        """What a stored checkpoint must have been made by."""
-        return f"running {self.aggregate.shape}"
+    def kept(self) -> dict[str, Any]:
+        return {"kind": "running", "value": self.aggregate.kept}
+
+    def held(self, value: Any) -> Any:
+        return self.aggregate.held(value)
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""
@@ -79,9 +82,15 @@ class MapWithState(Operator):
         super().__init__()
         require_plain("the function of map_with_state()", function, remedy="Use AsyncMapWithState.")
         self.function = function
-        self.shape = "map_with_state"
         self._form = StateForm(state_type)
         self._state: KeyedState
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        return {"kind": "map_with_state", "value": schema_of(self._form.state_type)}
+
+    def held(self, value: Any) -> Any:
+        return self._form.pack(value)
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""
@@ -119,10 +128,16 @@ class AsyncMapWithState(AsyncOperator):
         if not is_async(function):
             raise PipelineError(f"{name_of(function)} is not a coroutine function. Use MapWithState.")
         self.function = function
-        self.shape = "map_with_state"
         self._form = StateForm(state_type)
         self._state: KeyedState
         self._states: dict[Any, Any] = {}  # of the batch that is under way
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        return {"kind": "map_with_state", "value": schema_of(self._form.state_type)}
+
+    def held(self, value: Any) -> Any:
+        return self._form.pack(value)
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""

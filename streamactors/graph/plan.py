@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streamactors.core.connectors import Sink, Source
 from streamactors.core.times import MAX_TIME
@@ -32,6 +32,9 @@ from .pipeline import Pipeline
 
 DEAD_LETTERS = "dead letters"
 """The kind of the node that writes them."""
+
+SOURCE = "source"
+"""The kind, in a signature, of a region's source."""
 
 STEP_DEFAULT_MS = 1_000
 """The watermark's step where no window fixes it: fine enough to be watched, coarse enough to cut no batch."""
@@ -118,12 +121,19 @@ class RegionPlan:
     clock_period: int | None
     clock_longest: int
 
-    def signature(self) -> dict[str, dict[str, str]]:
-        """Return what a stored checkpoint must fit: which operators keep something, what, and in how many parts."""
-        kept = [(node, stage.parts) for stage in self.stages for node in stage.nodes]
-        operators = {node.id: f"{_kept(node)} in {parts} parts" for node, parts in kept if _kept(node) is not None}
+    def signature(self) -> dict[str, dict[str, Any]]:
+        """
+        Return what a stored checkpoint must fit, as builtins: which operators keep something, what, and in how many
+        parts.
+
+        For each its schema (flow/kept.py); where it keeps state by key, ``key`` says which one.
+        """
+        kept = [(node, stage.parts, _kept(node)) for stage in self.stages for node in stage.nodes]
+        operators = {node.id: {**schema, "parts": parts} for node, parts, schema in kept if schema is not None}
         # Offsets mean something in the very source that they were read from.
-        sources = {plan.id: f"source {getattr(plan.source, 'place', plan.id)}" for plan in self.sources}
+        sources = {
+            plan.id: {"kind": SOURCE, "place": str(getattr(plan.source, "place", plan.id))} for plan in self.sources
+        }
         return {"operators": {**sources, **operators}}
 
     def sinks(self) -> list[Sink]:
@@ -135,13 +145,20 @@ class RegionPlan:
         return [source for source in self.sources if feed.node in (source.node, *source.reader_nodes, source.timed)]
 
 
-def _kept(node: Node) -> str | None:
-    """Return what *node* keeps, in words that change when its state would no longer fit."""
+def _kept(node: Node) -> dict[str, Any] | None:
+    """Return the schema of what *node* keeps."""
     if node.stateful and node.build is not None:
-        return str(getattr(node.build(), "shape", node.kind))
+        return {**(node.build().kept or {"kind": node.kind}), "key": _key_form(node)}
     if node.kind == DEAD_LETTERS:  # an error policy may change while a job has state
         return None
-    return node.kind if node.view is not None or node.sink is not None else None
+    return {"kind": node.kind} if node.view is not None or node.sink is not None else None
+
+
+def _key_form(node: Node) -> str:
+    """Return what keys are: a field by its name; a function may be renamed."""
+    key = node.shape.keyed_by
+    assert key is not None, f"{node!r} keeps state by key, and there is none"
+    return key.detail if not key.detail or "'" in key.detail else "a function"
 
 
 def plan(pipeline: Pipeline) -> list[RegionPlan]:

@@ -24,6 +24,7 @@ import msgspec
 from streamactors.core.connectors import Guarantee
 from streamactors.durable.store import Store
 from streamactors.flow.sequencing import Position
+from streamactors.graph.plan import SOURCE
 
 from .guarantees import PROMISES
 
@@ -89,7 +90,7 @@ def _of_region(store: Store, job: str, region: str, signature: Mapping[str, Any]
     restored = store.restore(region)
     if restored is None:
         operators = signature.get("operators", {})
-        sources = [name for name, what in operators.items() if str(what).startswith("source ")]
+        sources = [name for name, what in operators.items() if what["kind"] == SOURCE]
         return [Need(job, source, None, 0) for source in sources or [region]]
     position = msgspec.convert(restored.position, Position)
     if position.finished:

@@ -184,6 +184,10 @@ OPTIONS = (
 FROM_INSIDE_ONLY = {
     "version": "which code it is, so it belongs to the command or program that runs it",
     "bound": "a property of one run, not of a job's surroundings: `--until-end`, `--finish`",
+    "from_savepoint": "a property of one start: `--from-savepoint`",
+    "sinks": "what that start does to targets: `--sinks`",
+    "fresh": "consent that is given once, when the code changes: `--fresh`",
+    "dropped": "the same: `--drop`",
     "follow": "a journal, which is data: for programs that repeat a run",
     "sync": "for simulations: without it a power cut takes checkpoints",
 }

@@ -12,7 +12,10 @@ the target must show a link of that chain: what follows it is committed, what pr
 else, another writer was there or the target lost what it had confirmed; that is an error, never a guess.
 
 The first epoch of an incarnation expects what the target shows when the job first opens it: none, or the last stamp of
-an incarnation before.
+an incarnation before. One that was made of a savepoint, or of a backup, knows which stamp that has to be, and is
+refused if the target shows another: somebody has written since. One that was told to take targets as they are
+(``resets``) does: pending output of the incarnation before is committed behind whatever is there, unless the target
+shows that it was.
 """
 
 from __future__ import annotations
@@ -110,9 +113,19 @@ class PendingOutput:
         self._row.committed(epoch)
 
 
-async def expect_what_is_there(row: OperatorRow, target: SinkTarget, partitions: int, job: str, sink: str) -> None:
-    """Let the first epoch of an incarnation expect what the target shows now."""
+async def expect_what_is_there(
+    row: OperatorRow, target: SinkTarget, partitions: int, job: str, sink: str, incarnation: str
+) -> None:
+    """Let the first epoch of an incarnation expect what the target shows now; refuse another stamp than is known."""
     if row.value is not None:
+        known = {int(number): msgspec.convert(stamp, Stamp) for number, stamp in row.value.items()}
+        for partition, last in known.items():
+            if last.incarnation != incarnation and (shown := await target.last_stamp(partition, job, sink)) != last:
+                raise SinkConflict(
+                    f"sink {sink}, partition {partition}: the target shows {shown}, but the state that this job goes "
+                    f"on from was the last to write there, {last}. Somebody has written since, and what comes now "
+                    "would be there twice. Start from the savepoint with --sinks shadow or reset, or from a later one."
+                )
         return
     stamps = {}
     for partition in range(partitions):
@@ -125,9 +138,10 @@ async def expect_what_is_there(row: OperatorRow, target: SinkTarget, partitions:
 class Committer:
     """Commits one sink's pending rows to its target, in order."""
 
-    def __init__(self, sink: str, job: str, target: SinkTarget) -> None:
+    def __init__(self, sink: str, job: str, target: SinkTarget, *, resets: bool = False) -> None:
         self.sink = sink
         self.database = database_of(sink)
+        self.resets = resets
         self._job = job
         self._target = target
         self._settled: list[bytes] = []
@@ -141,6 +155,11 @@ class Committer:
             chain = [(key, row) for key, row in decoded if _partition(key) == partition]
             shown = await self._target.last_stamp(partition, self._job, self.sink)
             links = [chain[0][1].expect, *(row.stamp for _, row in chain)]
+            if shown not in links and self.resets:
+                if not _is_beyond(shown, chain[-1][1].stamp):
+                    chain[0][1].expect = shown
+                    await self._commit(chain)
+                continue
             if shown not in links:
                 raise SinkConflict(
                     f"sink {self.sink}, partition {partition}: the target shows {shown}, but this job's pending output "
@@ -180,6 +199,11 @@ class Committer:
 
     def _decode(self, value: bytes) -> PendingRow:
         return _decode(unseal(value, f"pending output of sink {self.sink}"))
+
+
+def _is_beyond(shown: Stamp | None, stamp: Stamp) -> bool:
+    """Whether a target that shows *shown* has had *stamp* before: the same incarnation has written on."""
+    return shown is not None and shown.incarnation == stamp.incarnation and shown.epoch > stamp.epoch
 
 
 def _partition(key: bytes) -> int:

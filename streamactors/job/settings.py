@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from streamactors.core.connectors import Guarantee
@@ -12,6 +13,9 @@ from streamactors.core.errors import UsageError
 from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.engine.restarts import RestartPolicy
 from streamactors.flow.sequencer import Bound
+
+SINKS = ("continue", "shadow", "reset")
+"""What a start from a savepoint can do to targets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,18 @@ class Settings:
 
     version: str | None = None
     """Label of the version that runs. None: the one that is served, at first ``v1``. One that is not served follows."""
+
+    from_savepoint: Path | None = None
+    """A savepoint of which the version's state is made before it runs. The version has none yet."""
+
+    sinks: str | None = None
+    """What a start from a savepoint does to targets: ``continue``, ``shadow`` or ``reset`` (job/savepoints.py)."""
+
+    fresh: frozenset[str] = frozenset()
+    """Ids of operators that may start empty, if they are new or what is stored does not fit them."""
+
+    dropped: frozenset[str] = frozenset()
+    """Ids of operators whose state may go, if the pipeline does not have them any more."""
 
     bound: Bound = Bound.LIVE
     """How far the run goes."""
@@ -68,6 +84,12 @@ class Settings:
         for name in ("checkpoint_every_ms", "batch_records"):
             if getattr(self, name) < 1:
                 raise UsageError(f"settings: {name}={getattr(self, name)} is below 1. Give at least 1.")
+        if (self.from_savepoint is None) != (self.sinks is None) or self.sinks not in {None, *SINKS}:
+            raise UsageError(
+                f"settings: from_savepoint={self.from_savepoint}, sinks={self.sinks}: a start from a savepoint, and no "
+                f"other, has to say what becomes of targets outside. Give one of {', '.join(SINKS)}: go on where the "
+                "savepoint stands; write others, that bear the version's label; or write behind what is there."
+            )
         for name in ("watchdog_ms", "await_ms"):
             if getattr(self, name) < 0:
                 raise UsageError(f"settings: {name}={getattr(self, name)} is negative. Give 0 to turn it off.")

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from time import time_ns
 
 from streamactors.core.errors import UsageError
-from streamactors.durable.catalogue import FIRST, Catalogue
+from streamactors.durable.catalogue import FIRST, Catalogue, Versions
 from streamactors.durable.files import RealDisk
 from streamactors.durable.store import Store
 from streamactors.flow.dead_letters import topic_of
+from streamactors.graph.plan import SOURCE
 
 TOPIC_SINK = "topic."
 """What the id of a sink that writes a topic begins with."""
@@ -77,7 +80,7 @@ def facts_of(store: Store) -> JobFacts:
     writes: dict[str, str] = {}
     for region in {*plan, *store.regions()}:
         operators = plan.get(region, {}).get("operators", {})
-        reads |= {operator for operator, what in operators.items() if str(what).startswith("source ")}
+        reads |= {operator for operator, what in operators.items() if what["kind"] == SOURCE}
         topics = [operator.removeprefix(TOPIC_SINK) for operator in operators if operator.startswith(TOPIC_SINK)]
         writes |= dict.fromkeys([*topics, topic_of(name, region)], region)
     try:
@@ -93,6 +96,23 @@ def served_version(folder: Path) -> str:
     """Return the version of the job in *folder* that is served."""
     versions = Catalogue(RealDisk(), folder).read()
     return FIRST if versions is None else versions.serving
+
+
+def note_code(data_dir: Path, job: str, label: str, path: Path) -> None:
+    """Note in the job's catalogue from which file a version is run, and which code that was."""
+    path, digest = path.resolve(), sha256(path.read_bytes()).hexdigest()
+    catalogue = Catalogue(RealDisk(), data_dir / "jobs" / job)
+    found = catalogue.read()
+    if found is None or label not in found:
+        return
+    known = found.version(label)
+    if (known.code, known.digest) != (str(path), digest):
+
+        def note(versions: Versions) -> None:
+            if label in versions:
+                versions.version(label).code, versions.version(label).digest = str(path), digest
+
+        catalogue.change(job, label, time_ns() // 1_000_000, note)
 
 
 def existing(data_dir: Path) -> Path:

@@ -171,7 +171,7 @@ class _Life:
             rows = snapshot.scan(database_of(self.sink.id))
         await self._committer.recover(rows)
         self._row = OperatorRow(self._store, "rows", "sink")
-        await expect_what_is_there(self._row, self.target, self.partitions, self._job, self.sink.id)
+        await expect_what_is_there(self._row, self.target, self.partitions, self._job, self.sink.id, self._incarnation)
         writer = self.sink.writer(self.partitions)
         self.pending = PendingOutput(writer, self._row, job=self._job, sink=self.sink.id, incarnation=self._incarnation)
         return self

@@ -225,8 +225,8 @@ def test_a_pane_lies_whole_in_the_windows_that_hold_its_records(windows, time):
 
 def test_with_one_pane_it_is_a_tumbling_window_and_shares_its_state():
     fold = aggregate(0, lambda acc, value: acc + value)  # needs no merge
-    assert WindowOperator(Sliding(10, 10), fold).shape == WindowOperator(Tumbling(10), fold).shape
-    assert WindowOperator(Sliding(10, 5), count()).shape != WindowOperator(Tumbling(10), count()).shape
+    assert WindowOperator(Sliding(10, 10), fold).kept == WindowOperator(Tumbling(10), fold).kept
+    assert WindowOperator(Sliding(10, 5), count()).kept != WindowOperator(Tumbling(10), count()).kept
 
 
 def test_a_record_changes_one_pane_however_many_windows_it_is_in():

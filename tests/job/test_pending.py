@@ -58,13 +58,14 @@ class Target:
 class Life:
     """One process's life: a store, a pending output, a committer."""
 
-    def __init__(self, folder, target, incarnation="i1"):
+    def __init__(self, folder, target, incarnation="i1", resets=False):
         self.store = Store.open(folder, sync=False)
         self.target = target
         self.writer = Writer()
         self.row = OperatorRow(self.store, "rows", "sink")
+        self.incarnation = incarnation
         self.pending = PendingOutput(self.writer, self.row, job="j", sink="s", incarnation=incarnation)
-        self.committer = Committer("s", "j", target)
+        self.committer = Committer("s", "j", target, resets=resets)
         self.attempt = self.store.begin_attempt("r")
         restored = self.store.restore("r")
         self.epoch = 0 if restored is None else restored.epoch
@@ -73,7 +74,7 @@ class Life:
         with self.store.snapshot() as snapshot:
             rows = snapshot.scan(database_of("s"))
         await self.committer.recover(rows)
-        await expect_what_is_there(self.row, self.target, partitions, "j", "s")
+        await expect_what_is_there(self.row, self.target, partitions, "j", "s", self.incarnation)
         return self
 
     def checkpoint(self, *payloads):
