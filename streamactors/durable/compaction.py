@@ -1,7 +1,9 @@
 """Compaction: a job's data.mdb without its free pages, and so without what was deleted. Synchronous.
 
 LMDB gives pages back and forgets nothing: the bytes of a deleted row stay in free pages, and in the gaps of used ones,
-until something else is written there. A copy that LMDB makes page by page has only what is in use. In this order:
+until something else is written there. Its own copy (``Store.copy_to``) leaves free pages out, but takes pages with
+large values as they are, and the gap behind such a value is whatever the page held before: measured, 18,000 traces of
+2,000 deleted rows. So every row is put anew into a new file, which never held anything else. In this order:
 
     1. the copy is made in a folder beside, and synced; the job's lock, which the caller holds, keeps writers out
     2. the lock that every open environment shares (byte 0 of lock.mdb) is taken: whoever else has it open is a reader,
@@ -25,12 +27,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamactors.core.errors import Held
+import lmdb
 
-from .environment import folder_lock, sync_path
+from streamactors.core.errors import Held, StorageError
+from streamactors.core.limits import MAP_SIZE
+
+from .environment import DATABASES_MAX, folder_lock, no_room, sync_path
+from .reserve import has_room
+from .snapshot import Snapshot
 from .store import Store
 
 _COPY = "compacted"
+_ROWS = 4_096
 _FLOCK = struct.Struct("hhqqi0q")  # struct flock of Linux on 64 bits: type, whence, start, length, pid
 
 
@@ -60,7 +68,7 @@ def compact(folder: Path) -> Compacted:
     copy.mkdir()
     try:
         with Store.open(folder) as store:
-            store.copy_to(copy)
+            copy_rows(store, copy)
         sync_path(copy / path.name)
         with _nobody_has_it_open(folder):
             before = path.stat().st_size
@@ -69,6 +77,31 @@ def compact(folder: Path) -> Compacted:
     finally:
         shutil.rmtree(copy, ignore_errors=True)
     return Compacted(before, path.stat().st_size)
+
+
+def copy_rows(store: Store, folder: Path) -> None:
+    """Write data.mdb with all rows of *store*, one by one, into *folder*, which is there and empty. Not synced."""
+    try:
+        target = lmdb.open(str(folder), map_size=MAP_SIZE, max_dbs=DATABASES_MAX, lock=False, sync=False)
+        try:
+            with store.snapshot() as snapshot:
+                for database in snapshot.databases():
+                    _copy_database(snapshot, target, database)
+        finally:
+            target.close()
+    except lmdb.Error as error:
+        if not has_room(folder):
+            raise no_room(folder, "the copy", error) from error
+        raise StorageError(f"{store.folder} can't be copied to {folder}: {error}. Check the disk.") from error
+
+
+def _copy_database(snapshot: Snapshot, target: lmdb.Environment, database: str) -> None:
+    handle = target.open_db(database.encode())
+    after: bytes | None = None
+    while rows := snapshot.scan(database, after=after, limit=_ROWS):
+        with target.begin(write=True) as transaction:
+            transaction.cursor(handle).putmulti(rows, append=True)
+        after = rows[-1][0]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from .reserve import Reserve, allocate
 from .snapshot import BROKEN, damaged
 
 _PAGE_BYTES = 4_096
-_DATABASES_MAX = 4_096
+DATABASES_MAX = 4_096
 _READERS_MAX = 512
 
 _LOCK_BYTES = 192 + 64 * (_READERS_MAX - 1)
@@ -59,7 +59,7 @@ def open_environment(folder: Path, *, read_only: bool, sync: bool, quota_bytes: 
                 create=not read_only,
                 sync=sync,
                 metasync=sync,
-                max_dbs=_DATABASES_MAX,
+                max_dbs=DATABASES_MAX,
                 max_readers=_READERS_MAX,
                 max_spare_txns=4,
                 readahead=False,

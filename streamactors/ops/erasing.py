@@ -181,7 +181,7 @@ class Erasing:
                 self._attempt(_name(folder), partial(self._job, folder))
             if not self._dry_run:
                 self.report.remains = list(_search(self._data_dir, self._whose))  # 4
-        self.report.outside = [*_other_targets(self._jobs), *OUTSIDE]
+        self.report.outside += [*_other_targets(self._jobs), *OUTSIDE]
         return self.report
 
     def _attempt(self, what: str, step: Callable[[], None]) -> None:
@@ -257,11 +257,11 @@ class Erasing:
         if not self._dry_run:
             try:
                 part.bytes_after = compact(folder).bytes_after
-            except Held as held:
-                self.errors.append(held)
+            except (StreamActorsError, OSError) as error:
+                self.errors.append(error)
                 self._not_done(
                     f"{_name(folder)}: free pages of {path}",
-                    f"the rows are gone, but their bytes stay in pages that are free: {held} Then do it again.",
+                    f"the rows are gone, but their bytes stay in pages that are free: {error} Then do it again.",
                 )
 
     def _editors(self, store: Store) -> dict[str, Editor]:
@@ -276,11 +276,16 @@ class Erasing:
     def _tell_what_stays(self, folder: Path, found: Forgotten) -> None:
         self.report.mentions += [Place(f"{_name(folder)}: {name}", count) for name, count in found.mentions.items()]
         for sink, payloads in found.unread.items():
-            holds = "mention the key" if self._whose.needle is not None else "may hold the key"
+            if self._whose.needle is None:
+                self.report.outside.append(
+                    f"output for {sink} in the checkpoint of {_name(folder)}: {payloads} payloads, which are searched "
+                    "for text only; two checkpoints later they are gone"
+                )
+                continue
             self._not_done(
                 f"{_name(folder)}: output for {sink}",
-                f"{payloads} payloads in its checkpoint {holds}, in a form that only the sink reads. Run the job until "
-                "it has taken another checkpoint or two, which removes them; stop it, then do it again.",
+                f"{payloads} payloads in its checkpoint mention the key, in a form that only the sink reads. Run the "
+                "job until it has taken another checkpoint or two, which removes them; stop it, then do it again.",
             )
 
 

@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+from streamactors.durable import compaction
 from streamactors.durable.files import RealDisk, RealFile
 from streamactors.durable.store import Store
 from streamactors.ops import cli
@@ -14,26 +15,27 @@ def main(kill_at: int, arguments: list[str]) -> int:
     """Run the command; die before its *kill_at*-th change."""
     left = kill_at
 
-    def dying(kind, name):
-        method = getattr(kind, name)
+    def dying(owner, name):
+        function = getattr(owner, name)
 
-        def call(self, *values, **options):
+        def call(*values, **options):
             nonlocal left
             left -= 1
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return method(self, *values, **options)
+            return function(*values, **options)
 
-        setattr(kind, name, call)
+        setattr(owner, name, call)
 
-    for kind, names in (
+    for owner, names in (
         (RealFile, ("write", "sync", "truncate")),
         (RealDisk, ("rename", "remove", "sync_folder")),
-        (Store, ("amend", "copy_to", "close")),
+        (Store, ("amend", "close")),
         (Path, ("replace", "mkdir", "rglob")),
+        (compaction, ("copy_rows", "sync_path")),
     ):
         for name in names:
-            dying(kind, name)
+            dying(owner, name)
     code = cli.invoke(arguments)
     sys.stderr.write(f"changes: {kill_at - left}\n")
     return code
