@@ -50,7 +50,7 @@ class _Intent(msgspec.Struct, tag="intent"):
 
 class _Mark(msgspec.Struct, tag="done"):
     below: int  # this offset, all intents are done
-    places: list[int]  # offset of each original since the mark before, by the order of intents; -1: not known
+    places: list[tuple[int, int]]  # since the mark before: an intent's offset, and its original's; -1: not known
 
 
 _encode = msgspec.json.Encoder().encode
@@ -84,9 +84,11 @@ class _Known:
             self.intents[offset] = record, key
             self.places[record.partition, record.offset] = Place(record.source, record.source_partition, None)
             return
-        for (_, intent, _), place in zip(self.pending(), record.places, strict=False):
-            where = Place(intent.source, intent.source_partition, None if place == OFFSET_UNKNOWN else place)
-            self.places[intent.partition, intent.offset] = where
+        for fulfilled, place in record.places:
+            if fulfilled in self.intents:  # else it was erased, as the letter was
+                intent, _ = self.intents[fulfilled]
+                where = Place(intent.source, intent.source_partition, None if place == OFFSET_UNKNOWN else place)
+                self.places[intent.partition, intent.offset] = where
         self.done_below = record.below
 
     def pending(self) -> list[tuple[int, _Intent, bytes | None]]:
@@ -176,7 +178,9 @@ class _Retries:
         await self.take_locks({(intent.source, intent.source_partition) for _, intent, _ in pending})
         # The locks are there, so each task comes to the partition's queue at once: in this order.
         places = await asyncio.gather(*(self._append(offset, intent, key) for offset, intent, key in pending))
-        mark = _Mark(pending[-1][0] + 1, places)
+        mark = _Mark(
+            pending[-1][0] + 1, [(offset, place) for (offset, _, _), place in zip(pending, places, strict=True)]
+        )
         self.known.note(await self._own.append(Records.of([_encode(mark)])), _encode(mark), None)
 
     def told(self, outcome: Outcome) -> Outcome:
