@@ -69,7 +69,7 @@ def needed_offsets(data_dir: Path) -> Needed:
         Damaged, StorageError: a job's store can't be read, so what it needs is not known.
     """
     needs: list[Need] = []
-    for folder in sorted((data_dir / "jobs").glob("*/v*")):
+    for folder in sorted((data_dir / "jobs").glob("*/*")):
         if not (folder / "data.mdb").exists() and not (folder / "reserve").exists():
             continue  # a start that ended before anything was stored
         with Store.open(folder, read_only=True) as store:
