@@ -79,9 +79,9 @@ def _ask(data_dir: Path) -> None:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    verb = "would be" if report.dry_run else "were"
+    done = "to be " if report.dry_run else ""
     for partition in report.topics:
-        yield from _partition_lines(partition, verb)
+        yield from _partition_lines(partition, done)
     for job in report.jobs:
         yield from _job_lines(job)
     for place in report.mentions:
@@ -97,18 +97,18 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"would delete {what}" if report.dry_run else f"deleted {what}"
 
 
-def _partition_lines(partition: Partition, verb: str) -> Iterator[str]:
+def _partition_lines(partition: Partition, done: str) -> Iterator[str]:
     where = f"topic {partition.topic}/{partition.partition}"
     if partition.records:
         shown = [f"{a}" if b == a + 1 else f"{a} to {b - 1}" for a, b in partition.offsets[:_RANGES_SHOWN]]
         more = ", ..." if len(partition.offsets) > _RANGES_SHOWN else ""
         yield (
             f"{where}: {_count(partition.records, 'record')} ({shown_size(partition.bytes)}), "
-            f"offsets {', '.join(shown)}{more}; {_count(partition.segments, 'segment')} {verb} written anew"
+            f"offsets {', '.join(shown)}{more}; {_count(partition.segments, 'segment')} {done}written anew"
         )
     if partition.torn_files:
         size = shown_size(partition.torn_bytes)
-        yield f"{where}: {_count(partition.torn_files, 'file')} of what crashes have cut off ({size}) {verb} removed"
+        yield f"{where}: {_count(partition.torn_files, 'file')} of what crashes have cut off ({size}) {done}removed"
 
 
 def _job_lines(job: JobPart) -> Iterator[str]:
