@@ -112,7 +112,7 @@ async def back_up(data_dir: Path, staging: Staging, new_id: Callable[[], str]) -
             topic = await log.topic(name)
             if topic is not None:
                 topics[name] = _copy_topic(data_dir / "log" / name, topic, staging, state)
-    _copy_sources(data_dir, staging)
+    _copy_plain(data_dir, staging)
     for relative, content in catalogues.items():
         staging.copy(relative, [content])
     if _catalogues(data_dir) != catalogues:
@@ -264,11 +264,10 @@ def _moved_on(what: object) -> StorageError:
 # The rest. ------------------------------------------------------------------------------------------------------------
 
 
-def _copy_sources(data_dir: Path, staging: Staging) -> None:
-    """Copy what sources have written down about what they read: they only add to it, so it fits an earlier state."""
-    folder = data_dir / "sources"
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        if path.is_file() and path.suffix not in {".lock", ".new"}:
+def _copy_plain(data_dir: Path, staging: Staging) -> None:
+    """Copy savepoints, and what sources note about what they read: they only add to it, so it fits an earlier state."""
+    for path in [*sorted((data_dir / "sources").rglob("*")), *sorted((data_dir / "savepoints").rglob("*"))]:
+        if path.is_file() and path.suffix not in {".lock", ".new", ".unfinished"}:
             staging.copy(path.relative_to(data_dir).as_posix(), pieces_of(path))
 
 

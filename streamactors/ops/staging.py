@@ -2,7 +2,7 @@
 
     FOLDER/.unfinished/...        all files, while they are written; a copy that was interrupted is only this
     FOLDER/.unfinished/complete   they are whole and durable; what is left to do is to rename them
-    FOLDER/jobs, sources, log     their names in the end; a backup gets its backup.json as the last
+    FOLDER/jobs, ..., log         their names in the end; a backup gets its backup.json as the last
 
 A process that is killed leaves one of these states. Without ``complete`` the next one begins anew. With it, a restore
 does the renames that are missing, and a backup begins anew as well. Nothing else in FOLDER is ever touched.
@@ -22,7 +22,7 @@ import msgspec
 from streamactors.core.errors import UsageError
 from streamactors.durable.files import RealDisk
 
-PARTS = ("jobs", "sources", "log")
+PARTS = ("jobs", "sources", "savepoints", "log")
 """The folders of a data folder, in the order in which they get their names. A job without its log is refused; a log
 without its job would be counted from the beginning."""
 

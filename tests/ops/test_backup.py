@@ -463,6 +463,9 @@ def test_what_sources_and_partitions_have_noted_is_copied_too(command, data_dir,
     (data_dir / "sources").mkdir()
     (data_dir / "sources" / "clock.1s.ticks").write_bytes(b"noted")
     (data_dir / "sources" / "clock.1s.ticks.lock").write_bytes(b"1")
+    (data_dir / "savepoints" / "quiz").mkdir(parents=True)
+    (data_dir / "savepoints" / "quiz" / "one").write_bytes(b"saved")
+    (data_dir / "savepoints" / "quiz" / "two.unfinished").write_bytes(b"sa")
     (data_dir / "log" / "numbers" / "0" / "erasures.json").write_text('{"erasures":[],"format":1}')
     command("backup", "--data", data_dir, tmp_path / "copy")
     command("restore", tmp_path / "copy", "--data", tmp_path / "r")
@@ -472,5 +475,6 @@ def test_what_sources_and_partitions_have_noted_is_copied_too(command, data_dir,
         "log/numbers/0/erasures.json",
         "log/numbers/topic.json",
         "maintenance.lock",
+        "savepoints/quiz/one",
         "sources/clock.1s.ticks",
     ]
