@@ -25,6 +25,7 @@ A handover can be taken back until targets are exchanged.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -74,6 +75,9 @@ class Handover(msgspec.Struct):
 
     to: str
     asked_ms: int
+    back: bool = False
+    """Whether it goes back: a rollback, after which what was served before no longer counts as that."""
+
     at: dict[str, Place] | None = None
     """For each region, where the serving version has ended; None while it has not."""
 
@@ -86,6 +90,8 @@ class Served(msgspec.Struct):
 
     label: str
     at_ms: int
+    back: bool = False
+    """Whether that was a rollback."""
 
 
 class Versions(msgspec.Struct):
@@ -143,8 +149,8 @@ class Versions(msgspec.Struct):
             self.versions.append(Version(label, now_ms))
         return self.version(label)
 
-    def ask(self, label: str, now_ms: int) -> None:
-        """Ask for *label* to be served."""
+    def ask(self, label: str, now_ms: int, *, back: bool = False) -> None:
+        """Ask for *label* to be served; *back*: again, as a rollback."""
         self.version(label)
         if self.handover is not None and self.handover.to != label and self.handover.at is not None:
             raise UsageError(
@@ -154,7 +160,7 @@ class Versions(msgspec.Struct):
         if label == self.serving:
             self.take_back()
         elif self.handover is None or self.handover.to != label:
-            self.handover = Handover(label, now_ms)
+            self.handover = Handover(label, now_ms, back)
 
     def take_back(self) -> None:
         """Let the serving version go on deciding, as if nobody had asked."""
@@ -183,14 +189,20 @@ class Versions(msgspec.Struct):
         """The version that was asked for stands where the serving one ended: it is served from here on."""
         assert self.handover is not None, "nobody was asked for"
         assert self.handover.at is not None, f"{self.serving} decides still"
-        self.serving = self.handover.to
-        self.handover = None
-        self.history = [*self.history[1 - _SERVED_KEPT :], Served(self.serving, now_ms)]
+        served = Served(self.handover.to, now_ms, self.handover.back)
+        self.serving, self.handover = served.label, None
+        self.history = [*self.history[1 - _SERVED_KEPT :], served]
 
     @property
     def before(self) -> str | None:
-        """The version that was served before, if it is still there: what rolling back goes to."""
-        earlier = [served.label for served in self.history if served.label != self.serving and served.label in self]
+        """The version that was served before, of those that are still there: what rolling back goes to, step by step."""
+        steps: list[str] = []
+        for served in self.history:
+            while served.back and steps and served.label in steps and steps[-1] != served.label:
+                steps.pop()
+            if not steps or steps[-1] != served.label:
+                steps.append(served.label)
+        earlier = [label for label in steps if label != self.serving and label in self]
         return earlier[-1] if earlier else None
 
     def retire(self, label: str) -> None:
@@ -201,6 +213,16 @@ class Versions(msgspec.Struct):
                 f"job {self.job}: {label} is served, or about to be. Promote another version first; then retire it."
             )
         self.versions.remove(version)
+
+
+def digest_of(file: str | None) -> str:
+    """Return the SHA-256 of a file of code, in hex; empty where there is none to read."""
+    if file is None:
+        return ""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 class Catalogue:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+
+from streamactors.core.errors import Held
+from streamactors.core.ports import Disk, Lock
+
+
+LOCK = "job.lock"
+"""In a version's folder: held while it runs."""
+
+LOCK_TRIES, LOCK_TRY_SECONDS = 4, 0.05
+"""Of the version's lock: commands hold it for milliseconds; longer than this only a job does."""
 
 
 def job_folder(data_dir: Path, job: str) -> Path:
@@ -13,3 +24,14 @@ def job_folder(data_dir: Path, job: str) -> Path:
 def version_folder(data_dir: Path, job: str, version: str) -> Path:
     """Return where a version of a job keeps its state."""
     return job_folder(data_dir, job) / version
+
+
+def lock_of_version(disk: Disk, folder: Path) -> Lock:
+    """Take the lock of the version in *folder*, which is made; raise Held when it runs. For the thread of a lane."""
+    disk.make_folder(folder)
+    for _ in range(LOCK_TRIES - 1):
+        try:
+            return disk.lock(folder / LOCK)
+        except Held:
+            time.sleep(LOCK_TRY_SECONDS)
+    return disk.lock(folder / LOCK)

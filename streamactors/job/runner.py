@@ -50,7 +50,7 @@ from streamactors.graph.pipeline import Pipeline
 from streamactors.graph.plan import RegionPlan, plan
 
 from .failures import FailureReports, OnFailure
-from .folders import job_folder, version_folder
+from .folders import job_folder, lock_of_version, version_folder
 from .following import Lead
 from .following import refuse_sources as refuse_to_follow
 from .guarantees import PROMISES, guarantee_of, refuse_sources, refuse_switch
@@ -115,6 +115,11 @@ class Job:
     def state(self) -> State:
         """What its regions' states make of it: see job/states.py. It equals its name, such as ``"running"``."""
         return job_state(region.state for region in self._regions)
+
+    @property
+    def following(self) -> str | None:
+        """The version whose journal this one follows; None: it is served, and decides."""
+        return self._succession.following
 
     async def wait(self) -> None:
         """Return when the run has ended; raise JobFailed when a region gave up."""
@@ -213,6 +218,7 @@ class Job:
         self._take_part(await threads.run(CATALOGUE_LANE, self._versions))
         targets = addresses_of(plans, self._succession.following)
         await threads.run(lane, self._take_lock)  # 2
+        self._succession.begin(await threads.run(CATALOGUE_LANE, self._versions))  # nobody changes it from here on
         for prepare in self._pipeline.preparations:  # 3
             await prepare(self.log)
         store = await threads.run(lane, self._open_store)  # 4
@@ -273,8 +279,7 @@ class Job:
     # ``close``, which comes behind them in the lane, could not give it back.
 
     def _take_lock(self) -> None:
-        self._ports.disk.make_folder(self._folder)
-        self._lock = self._ports.disk.lock(self._folder / "job.lock")
+        self._lock = lock_of_version(self._ports.disk, self._folder)
 
     def _open_store(self) -> Store:
         self._store = open_to_write(self._folder, sync=self._settings.sync, quota_bytes=self._settings.quota_bytes)

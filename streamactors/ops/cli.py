@@ -20,6 +20,7 @@ Exit codes:
   0    done; a run that was drained counts as done
   1    run: the job failed, its restarts are used up
        view show --key: there is no such row
+       diff: rows differ; promote, rollback: not within --timeout
   2    usage: flags, a topic, view or file that is not there, bad input lines,
        an error in the pipeline's file
   3    the pipeline is refused, or does not fit its stored checkpoint
@@ -73,6 +74,12 @@ _SHORT = {
     "deadletter_commands:list_letters": "Print the dead letters of a job.",
     "deadletter_commands:show": "Print all that is known of one dead letter.",
     "deadletter_commands:retry": "Put originals back into the topics that they came from.",
+    "version_commands:versions": "Print the versions of jobs.",
+    "replay_command:replay": "Run the log through other code, beside what is served.",
+    "version_commands:diff": "Print which rows differ between two versions.",
+    "version_commands:promote": "Let another version be served.",
+    "version_commands:rollback": "Let the version be served that was before.",
+    "version_commands:retire": "Forget a version, and delete its state.",
     "backup_commands:backup": "Copy a data folder while its jobs run.",
     "backup_commands:restore": "Make a data folder of a backup.",
     "erase_command:forget": "Delete one key, a person's data say, from topics, views and state.",
@@ -112,6 +119,12 @@ commands = LazyGroup(
         "checkpoints": "inspect_commands:checkpoints",
         "journal": "inspect_commands:journal",
         "deadletters": "cli:deadletters",
+        "versions": "version_commands:versions",
+        "replay": "replay_command:replay",
+        "diff": "version_commands:diff",
+        "promote": "version_commands:promote",
+        "rollback": "version_commands:rollback",
+        "retire": "version_commands:retire",
         "backup": "backup_commands:backup",
         "restore": "backup_commands:restore",
         "forget": "erase_command:forget",

@@ -19,9 +19,12 @@ from streamactors.durable.views import View, ViewReader
 
 from .cli import data_option
 from .failures import FAILED, OK, complain
+from .jobs import served_version
 from .output import iso_time, to_json, write_json_lines, write_table
 
 _GONE = object()
+
+version_option = click.option("--version", metavar="LABEL", help="Of this version, instead of the one that is served.")
 
 
 # Views. ---------------------------------------------------------------------------------------------------------------
@@ -34,7 +37,8 @@ _GONE = object()
     "--key", "key_json", metavar="JSON", help="Only the row of this key, such as '\"algebra\"' or '[\"a\", 0]'."
 )
 @click.option("--json", "as_json", is_flag=True, help='One {"key": ..., "value": ...} a line.')
-def show(data_dir: Path, name: str, key_json: str | None, *, as_json: bool) -> int:
+@version_option
+def show(data_dir: Path, name: str, key_json: str | None, version: str | None, *, as_json: bool) -> int:
     """
     Print the rows of view NAME in the order of their keys; exit code 1 when --key names a row that is not there.
 
@@ -42,11 +46,11 @@ def show(data_dir: Path, name: str, key_json: str | None, *, as_json: bool) -> i
     """
     job, _, view_name = name.rpartition("/")
     with ExitStack() as stack:
-        view = _find(stack, data_dir, job or None, view_name)
+        view = _find(stack, data_dir, job or None, view_name, version)
         if key_json is None:
             _print_rows(view.items(), as_json=as_json)
             return OK
-        key = _decoded(key_json)
+        key = key_of(key_json)
         value = view.get(key, _GONE)
         if value is _GONE:
             complain(f"view {name} has no row with key {key_json}.")
@@ -55,23 +59,25 @@ def show(data_dir: Path, name: str, key_json: str | None, *, as_json: bool) -> i
     return OK
 
 
-def _decoded(key_json: str) -> Any:
+def key_of(key_json: str, given_as: str = "--key ") -> Any:
+    """Return the key that is written as JSON, or refuse it; *given_as* is what stands before it in the command."""
     try:
         key = msgspec.json.decode(key_json)
     except msgspec.MsgspecError as error:
+        quoted = f"{given_as}'{to_json(key_json)}'"
         raise UsageError(
-            f"--key {key_json} is not JSON ({error}). Text needs quotes of its own: --key '{to_json(key_json)}'."
+            f"{given_as}{key_json} is not JSON ({error}). Text needs quotes of its own: {quoted}."
         ) from error
     if isinstance(key, dict):
-        raise UsageError(f"--key {key_json}: an object can't be a key.")
+        raise UsageError(f"{given_as}{key_json}: an object can't be a key.")
     return key
 
 
-def _find(stack: ExitStack, data_dir: Path, job: str | None, name: str) -> View:
+def _find(stack: ExitStack, data_dir: Path, job: str | None, name: str, version: str | None) -> View:
     """Return the one view of that name, over all jobs."""
     found: list[tuple[str, View]] = []
     known: list[str] = []
-    for store in _stores(stack, data_dir, job):
+    for store in _stores(stack, data_dir, job, version):
         reader = ViewReader(store)
         owner = _job_of(store)
         names = set(reader.names()) | _planned(store)
@@ -128,7 +134,8 @@ def _cells(first: list[Any], rest: Iterator[Any], key_columns: int, fields: list
 @data_option
 @click.argument("job", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One object a checkpoint.")
-def checkpoints(data_dir: Path, job: str | None, *, as_json: bool) -> int:
+@version_option
+def checkpoints(data_dir: Path, job: str | None, version: str | None, *, as_json: bool) -> int:
     """Print the newest checkpoints of JOB, or of each job, by region, the newest last."""
     with ExitStack() as stack:
         rows = [
@@ -139,7 +146,7 @@ def checkpoints(data_dir: Path, job: str | None, *, as_json: bool) -> int:
                 "bytes": summary["bytes"],
                 "entries": summary["entries"],
             }
-            for store in _stores(stack, data_dir, job)
+            for store in _stores(stack, data_dir, job, version)
             for region in store.regions()
             for summary in store.checkpoints(region)
         ]
@@ -157,10 +164,11 @@ def checkpoints(data_dir: Path, job: str | None, *, as_json: bool) -> int:
 @data_option
 @click.argument("job", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One object an entry.")
-def journal(data_dir: Path, job: str | None, *, as_json: bool) -> int:
+@version_option
+def journal(data_dir: Path, job: str | None, version: str | None, *, as_json: bool) -> int:
     """Print what JOB, or each job, has read and in which order, with all that drove its time."""
     with ExitStack() as stack:
-        entries = _entries(list(_stores(stack, data_dir, job)))
+        entries = _entries(list(_stores(stack, data_dir, job, version)))
         if as_json:
             write_json_lines(entries)
         else:
@@ -198,12 +206,15 @@ def _entry_cells(entry: dict[str, Any]) -> list[Any]:
 # Stores. --------------------------------------------------------------------------------------------------------------
 
 
-def _stores(stack: ExitStack, data_dir: Path, job: str | None) -> Iterator[Store]:
-    """Yield the stores of the named job, or of all, open to read until *stack* closes."""
-    folders = {folder.parent.name: folder for folder in sorted((data_dir / "jobs").glob("*/v1"))}
+def _stores(stack: ExitStack, data_dir: Path, job: str | None, version: str | None) -> Iterator[Store]:
+    """Yield the stores of the named job, or of all, open to read until *stack* closes: of *version*, or as served."""
+    jobs = sorted(folder for folder in (data_dir / "jobs").glob("*") if folder.is_dir())
+    folders = {folder.name: folder / (version or served_version(folder)) for folder in jobs}
     folders = {name: folder for name, folder in folders.items() if (folder / "data.mdb").exists()}
     if not data_dir.is_dir():
         raise UsageError(f"there is no folder {data_dir}. Check --data.")
+    if version is not None and not folders:
+        raise UsageError(f"no job in {data_dir} has a version {version} that has run. See `streamactors versions`.")
     if job is not None and job not in folders:
         raise UsageError(f"there is no job {job} in {data_dir}. Jobs there: {', '.join(folders) or 'none'}.")
     if not folders:

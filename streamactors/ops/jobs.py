@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from time import time_ns
 
 from streamactors.core.errors import UsageError
-from streamactors.durable.catalogue import FIRST, Catalogue, Versions
+from streamactors.durable.catalogue import FIRST, Catalogue
 from streamactors.durable.files import RealDisk
+from streamactors.durable.sharing import read_briefly
 from streamactors.durable.store import Store
 from streamactors.flow.dead_letters import topic_of
 from streamactors.graph.plan import SOURCE
@@ -67,7 +66,7 @@ def all_jobs(data_dir: Path) -> list[JobFacts]:
     """Return the facts of all versions of all jobs. Raises Damaged, StorageError: a store can't be read."""
     found = []
     for folder in job_folders(data_dir):
-        with Store.open(folder, read_only=True) as store:
+        with read_briefly(folder) as store:
             found.append(facts_of(store))
     return found
 
@@ -96,23 +95,6 @@ def served_version(folder: Path) -> str:
     """Return the version of the job in *folder* that is served."""
     versions = Catalogue(RealDisk(), folder).read()
     return FIRST if versions is None else versions.serving
-
-
-def note_code(data_dir: Path, job: str, label: str, path: Path) -> None:
-    """Note in the job's catalogue from which file a version is run, and which code that was."""
-    path, digest = path.resolve(), sha256(path.read_bytes()).hexdigest()
-    catalogue = Catalogue(RealDisk(), data_dir / "jobs" / job)
-    found = catalogue.read()
-    if found is None or label not in found:
-        return
-    known = found.version(label)
-    if (known.code, known.digest) != (str(path), digest):
-
-        def note(versions: Versions) -> None:
-            if label in versions:
-                versions.version(label).code, versions.version(label).digest = str(path), digest
-
-        catalogue.change(job, label, time_ns() // 1_000_000, note)
 
 
 def existing(data_dir: Path) -> Path:

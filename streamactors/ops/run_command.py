@@ -78,6 +78,9 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @data_option
 @click.option("--until-end", is_flag=True, help="Stop at the ends of the input as they are now; windows stay open.")
 @click.option("--finish", is_flag=True, help="The same, but the input is complete: all windows close, for good.")
+@click.option(
+    "--as", "label", metavar="LABEL", help="Run this version; one that is not served follows the one that is."
+)
 @settings_options
 @click.option("--no-progress", is_flag=True, help="Log lines instead of the display; as without a terminal.")
 @click.option("--log-format", type=click.Choice(logs.FORMATS), default="text", show_default=True, help="Of log lines.")
@@ -91,6 +94,7 @@ def run(
     *,
     until_end: bool,
     finish: bool,
+    label: str | None,
     no_progress: bool,
     log_format: str,
     metrics_port: int | None,
@@ -114,6 +118,8 @@ def run(
     _settings(Settings(), bound, flags)  # says what is wrong with them before the file runs
     pipeline = load(target, arguments)
     settings = _settings(file_settings(), bound, flags)
+    if label is not None:
+        settings = replace(settings, version=label)
     display = None if no_progress or not _is_terminal() else _display(pipeline)
     _log_to(display, log_format)
     run = Run(pipeline, data_dir, settings, display, None if metrics_port is None else (metrics_host, metrics_port))

@@ -1,6 +1,7 @@
 """Succession with sinks: what readers of targets know is one version's output at a time, each record once."""
 
 import asyncio
+import shutil
 import sqlite3
 
 import pytest
@@ -11,7 +12,9 @@ from streamactors.durable.catalogue import Catalogue, Served, Version, Versions
 from streamactors.durable.files import RealDisk
 from streamactors.durable.frames import Records
 from streamactors.job.folders import job_folder
+from streamactors.job.promotion import Versioned
 from streamactors.job.succession import Part, part_of
+from streamactors.job.swapping import complete
 
 EVERY = "20ms"
 
@@ -116,40 +119,178 @@ def whole(mark, count):
     return sorted((mark, n) for n in range(count))
 
 
+def stands(job, part, count):
+    """Whether *job* has taken *part* and has read all."""
+    running = job._regions[0].running
+    read = 0 if running is None else sum(p.offset for p in running.sequencer.sequencing.partitions.values())
+    return job._succession.part == part and job.state == "running" and read == count
+
+
 async def test_targets_are_exchanged_at_each_promotion_and_hold_each_version_s_output_once(data_dir):
     async with sa.Log(data_dir) as log:
         await append(log, 0, 40)
     count = 40
-    async with (
-        running(marking("one", data_dir), data_dir) as first,
-        running(marking("two", data_dir), data_dir, "v2") as second,
-    ):
+    one, two = marking("one", data_dir), marking("two", data_dir)
+    async with running(one, data_dir) as first, running(two, data_dir, "v2") as second:
         for label in ("v2", "v1", "v2", "v1"):
             ask(data_dir, label)
             await append(first.log, count, 20)
-            count += 20
             await until(lambda label=label: catalogue(data_dir).read().serving == label)
-            deciding, other = (second, first) if label == "v2" else (first, second)
-            await until(lambda d=deciding: d._succession.part == Part(None, None) and d.state == "running")
-            await append(first.log, count, 20)
-            count += 20
-            await deciding.catch_up()
-            await until(
-                lambda o=other, l=label: (
-                    o._succession.part is not None and o._succession.part.following == l and o.state == "running"
-                )
-            )
-            await until(
-                lambda o=other, c=count: (
-                    o._regions[0].running is not None
-                    and sum(p.offset for p in o._regions[0].running.sequencer.sequencing.partitions.values()) == c
-                )
-            )
-            await other.checkpoint()
+            await append(first.log, count + 20, 20)
+            count += 40
             mark, shadow, behind = ("two", "one", "v1") if label == "v2" else ("one", "two", "v2")
+            deciding, other = (second, first) if label == "v2" else (first, second)
+            await until(lambda job=deciding, count=count: stands(job, Part(None, None), count))
+            await deciding.checkpoint()
+            part = Part(label, behind)
+            await until(lambda job=other, part=part, count=count: stands(job, part, count))
+            await other.checkpoint()
             assert await topic_rows(data_dir, "out") == whole(mark, count)
             assert await topic_rows(data_dir, f"out.{behind}") == whole(shadow, count)
             assert table_rows(data_dir, "out") == whole(mark, count)
             assert table_rows(data_dir, f"out__{behind}") == whole(shadow, count)
             assert file_rows(data_dir / "files") == whole("one", count)
             assert file_rows(data_dir / "files.v2") == whole("two", count)
+
+
+# A crash in the middle of an exchange. --------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+class DyingDisk(RealDisk):
+    """A disk on which the process dies at an operation that changes something."""
+
+    def __init__(self, at):
+        self.left = at
+
+    def _operate(self):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def rename(self, old, new):
+        self._operate()
+        super().rename(old, new)
+        self._operate()
+
+    def cell(self, path, *, write=False):
+        self._operate()
+        return super().cell(path, write=write)
+
+    def sync_folder(self, folder):
+        self._operate()
+        super().sync_folder(folder)
+
+
+@pytest.fixture
+def yielded(data_dir):
+    """Both versions stand at the same place with all their output written, and targets are to be exchanged."""
+
+    async def fill():
+        async with sa.Log(data_dir) as log:
+            await append(log, 0, 40)
+        for mark, label in (("one", "v1"), ("two", "v2")):
+            async with running(marking(mark, data_dir), data_dir, label, bound=sa.Bound.UNTIL_END) as job:
+                await job.wait()
+
+    asyncio.run(fill())
+    return data_dir
+
+
+def exchanging(found):
+    found.ask("v2", 1)
+    found.yielded({})
+    found.exchange()
+
+
+def die_at(data_dir, operation):
+    """Begin to exchange and die; return whether it was done before that."""
+    catalogue(data_dir).change("quiz", "v1", 0, exchanging)
+    disk = DyingDisk(operation)
+    try:
+        complete(Catalogue(disk, job_folder(data_dir, "quiz")), disk, data_dir, "quiz", 2)
+    except Killed:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("who", ["v1", "v2", "promote", "rollback"])
+def test_an_exchange_is_completed_by_whoever_comes_next_wherever_it_was_killed(yielded, tmp_path, who):
+    done, operation = False, 0
+    while not done:
+        operation += 1
+        data_dir = tmp_path / f"{who}-{operation}"
+        shutil.copytree(yielded, data_dir)
+        move_table(yielded, data_dir)
+        done = die_at(data_dir, operation)
+        if who in {"v1", "v2"}:
+            asyncio.run(start_and_drain(data_dir, who))
+        elif who == "promote":
+            assert Versioned(data_dir, "quiz").promote("v2", timeout=5) is False  # it is completed when looked at
+        else:
+            assert Versioned(data_dir, "quiz").roll_back(timeout=5) == "v1"
+        serves, mark, other, shadow = ("v1", "one", "two", "v2") if who == "rollback" else ("v2", "two", "one", "v1")
+        assert catalogue(data_dir).read().serving == serves
+        assert asyncio.run(topic_rows(data_dir, "out")) == whole(mark, 40)
+        assert asyncio.run(topic_rows(data_dir, f"out.{shadow}")) == whole(other, 40)
+        assert table_rows(data_dir, "out") == whole(mark, 40)
+        assert table_rows(data_dir, f"out__{shadow}") == whole(other, 40)
+    assert operation > 15
+
+
+async def start_and_drain(data_dir, label):
+    mark = {"v1": "one", "v2": "two"}[label]
+    async with running(marking(mark, data_dir), data_dir, label) as job:
+        await until(lambda: job.state == "running")
+
+
+def move_table(old, new):
+    """Let the catalogue of the copied folder name its own database."""
+    path = job_folder(new, "quiz") / "versions.json"
+    path.write_text(path.read_text().replace(str(old), str(new)))
+
+
+async def read_on(reader):
+    while await reader.read():
+        pass
+
+
+async def test_a_reader_of_a_topic_that_is_exchanged_is_told_and_finds_the_other_by_name(yielded):
+    async with sa.Log(yielded) as log:
+        topic = await log.topic("out")
+        reader = topic.partition(0).reader(0)
+        (chunk, *_) = await reader.read(max_records=5)
+        assert [json.decode(value)["by"] for value in chunk.values()] == ["one"] * 5
+        Versioned(yielded, "quiz").promote("v2", timeout=5)
+        with pytest.raises(sa.UsageError, match="another process"):
+            await read_on(reader)
+        again = (await log.topic("out")).partition(0).reader(0)
+        (chunk, *_) = await again.read(max_records=5)
+        assert [json.decode(value)["by"] for value in chunk.values()] == ["two"] * 5
+
+
+async def test_a_topic_of_somebody_else_in_the_way_is_named_before_anything_changes(yielded):
+    async with sa.Log(yielded) as log:
+        await log.create_topic("out.v1")
+    with pytest.raises(sa.UsageError, match=r"topic out\.v1 is in the way"):
+        Versioned(yielded, "quiz").promote("v2", timeout=5)
+    assert catalogue(yielded).read().handover is None
+    assert await topic_rows(yielded, "out") == whole("one", 40)
+
+
+async def test_a_version_with_a_sink_that_has_one_target_for_all_is_refused(data_dir):
+    class Everywhere:
+        id, upserts = "everywhere", False
+
+    flow = sa.Pipeline("quiz")
+    flow.topic("events").to(Everywhere())
+    async with sa.Log(data_dir) as log:
+        await append(log, 0, 4)
+    async with running(marking("one", data_dir), data_dir, bound=sa.Bound.UNTIL_END) as job:
+        await job.wait()
+    with pytest.raises(sa.PipelineError, match="sink everywhere has one target for all versions, which v1 writes"):
+        async with running(flow, data_dir, "v2"):
+            pass

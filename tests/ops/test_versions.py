@@ -1,0 +1,243 @@
+"""Versions from the command line: replay, diff, promote, roll back, retire; exit codes, JSON, real processes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from streamactors.job.folders import job_folder
+
+ROOT = Path(__file__).parents[2]
+RULE = """
+import streamactors as sa
+pipeline = sa.Pipeline("quiz")
+answers = pipeline.topic("answers").event_time("at", disorder=50, idle_after="100ms")
+points = answers.map(lambda a: {{"quiz": a["quiz"], "at": a["at"], "points": {rule}}}, name="points")
+by_quiz = points.key_by("quiz")
+by_quiz.aggregate(points=sa.sum("points")).to_view("points")
+by_quiz.map(lambda a: {{"quiz": a["quiz"], "points": 2 * a["points"]}}, name="twice").key_by("quiz").aggregate(
+    points=sa.sum("points")
+).to_view("twice")
+by_quiz.window(sa.Tumbling(1000)).early(every="100ms").count().to_view("windows")
+points.to_topic("graded")
+"""
+WRONG, RIGHT = "int(a['points'])", "a['points']"
+
+
+@pytest.fixture
+def program(tmp_path):
+    def write(name, rule):
+        path = tmp_path / name
+        path.write_text(RULE.format(rule=rule))
+        return path
+
+    return write
+
+
+def answers(count, start=0):
+    return b"".join(
+        b'{"quiz":"%c","at":%d,"points":%s}\n' % (b"abc"[n % 3], 7 * n, b"1.5" if n % 5 == 0 else b"1.0")
+        for n in range(start, start + count)
+    )
+
+
+def ended(process):
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out.decode(), err.decode()
+
+
+def rows(answer):
+    return [json.loads(line) for line in answer.lines]
+
+
+def shown(command, data_dir, view, *more):
+    answer = command("view", "show", "--data", data_dir, view, "--json", *more)
+    assert answer.code == 0, answer.err
+    return {str(row["key"]): row["value"] for row in rows(answer)}
+
+
+@pytest.fixture
+def served(command, spawn, data_dir, program):
+    """A data folder in which v1 has counted 300 answers by the wrong rule, and does not run."""
+    command("log", "append", "--data", data_dir, "answers", file=answers(300))
+    code, _, err = ended(spawn("run", program("wrong.py", WRONG), "--data", data_dir, "--until-end"))
+    assert code == 0, err
+    return data_dir
+
+
+@pytest.fixture
+def replayed(served, spawn, program):
+    """The same, with v2 beside it that knows the right rule."""
+    code, out, err = ended(spawn("replay", program("right.py", RIGHT), "--data", served, "--as", "v2"))
+    assert code == 0, err
+    assert "quiz: caught up; 300 records" in out
+    return served
+
+
+def test_the_whole_story_of_a_wrong_rule(command, replayed):
+    (first, second) = rows(command("versions", "--data", replayed, "quiz", "--json"))
+    assert (first["version"], first["serving"], first["state"], first["follows"]) == ("v1", True, "stopped", None)
+    assert (second["version"], second["serving"], second["lag_records"], second["follows"]) == ("v2", False, 0, "v1")
+    assert (
+        first["position"] and first["position"]["answers"]["partitions"] == second["position"]["answers"]["partitions"]
+    )
+    assert first["code"].endswith("wrong.py") and second["code"].endswith("right.py") and len(second["digest"]) == 64
+
+    answer = command("diff", "--data", replayed, "quiz", "v1", "v2", "--json")
+    assert answer.code == 1
+    *changed, total = rows(answer)
+    assert total == {"equal": False, "added": 0, "removed": 0, "changed": 6, "only_in": {}}
+    assert [(c["view"], c["key"], c["change"]) for c in changed] == [
+        (view, key, "changed") for view in ("points", "twice") for key in "abc"
+    ]
+    assert changed[0]["old"] == {"points": 100} and changed[0]["new"] == {"points": 110.0}
+    assert command("diff", "--data", replayed, "quiz", "v1", "v2", "--view", "windows").code == 0
+
+    assert shown(command, replayed, "points")["a"] == {"points": 100}
+    assert shown(command, replayed, "points", "--version", "v2")["a"] == {"points": 110.0}
+    answer = command("promote", "--data", replayed, "quiz", "v2")
+    assert (answer.code, answer.out) == (0, b"quiz: v2 is served\n")
+    assert command("promote", "--data", replayed, "quiz", "v2").out == b"quiz: v2 is served already\n"
+    assert shown(command, replayed, "points")["a"] == {"points": 110.0}
+    assert b'"points":1.5' in command("log", "read", "--data", replayed, "graded").out
+    assert b'"points":1.5' not in command("log", "read", "--data", replayed, "graded.v1").out
+
+    answer = command("retire", "--data", replayed, "quiz", "v2")
+    assert answer.code == 2 and "served, or about to be" in answer.err
+    assert command("rollback", "--data", replayed, "quiz").out == b"quiz: v1 is served\n"
+    assert shown(command, replayed, "points")["a"] == {"points": 100}
+    assert b'"points":1.5' not in command("log", "read", "--data", replayed, "graded").out
+    answer = command("rollback", "--data", replayed, "quiz")
+    assert answer.code == 0 and b"no other version before it" in answer.out
+
+    assert command("retire", "--data", replayed, "quiz", "v2").code == 0
+    assert not list(job_folder(replayed, "quiz").glob("*v2*"))
+    assert not list((replayed / "log").glob("*v2*"))
+    assert command("retire", "--data", replayed, "quiz", "v2").code == 2
+    assert [row["version"] for row in rows(command("versions", "--data", replayed, "--json"))] == ["v1"]
+
+
+def test_an_unchanged_program_gives_an_empty_diff(command, spawn, served, program):
+    code, _, err = ended(spawn("replay", program("again.py", WRONG), "--data", served, "--as", "v2"))
+    assert code == 0, err
+    answer = command("diff", "--data", served, "quiz", "v1", "v2", "--json")
+    assert answer.code == 0
+    assert rows(answer) == [{"equal": True, "added": 0, "removed": 0, "changed": 0, "only_in": {}}]
+
+
+def test_a_version_that_is_behind_is_not_promoted_and_the_error_says_what_to_run(command, spawn, replayed, program):
+    command("log", "append", "--data", replayed, "answers", file=answers(50, 300))
+    assert ended(spawn("run", program("wrong.py", WRONG), "--data", replayed, "--until-end"))[0] == 0
+    answer = command("promote", "--data", replayed, "quiz", "v2")
+    assert answer.code == 2
+    assert "v2 does not run, and is 50 records behind v1" in answer.err and "streamactors replay" in answer.err
+    assert rows(command("versions", "--data", replayed, "--json"))[1]["handover"] is None
+    answer = command("diff", "--data", replayed, "quiz", "v1", "v2", "--timeout", "0.1")
+    assert answer.code == 2 and "v2 is 50 records behind v1" in answer.err
+    assert ended(spawn("replay", program("right.py", RIGHT), "--data", replayed, "--as", "v2"))[0] == 0
+    assert command("promote", "--data", replayed, "quiz", "v2").code == 0
+
+
+def test_what_makes_no_sense_is_refused(command, spawn, replayed, program):
+    replay = ("replay", program("other.py", "7"), "--data", replayed)
+    for more, said in [
+        (("--as", "v1"), "v1 is the version that is served"),
+        (("--as", "v2"), "is other code now"),
+        (("--as", "v3", "--from", "2025-09-08T10:00Z"), "Leave --from out"),
+    ]:
+        code, _, err = ended(spawn(*replay, *more))
+        assert code == 2 and said in err, err
+    for arguments, said in [
+        (("promote", "quiz", "v9"), "no version v9; its versions are v1, v2"),
+        (("diff", "quiz", "v1", "v9"), "no version v9"),
+        (("diff", "quiz", "v1", "v2", "--view", "none"), "has a view none. Views there: points, twice, windows"),
+        (("rollback", "nobody"), "no job nobody"),
+        (("retire", "quiz", "v9"), "no version v9"),
+        (("retire", "quiz", "v1"), "served, or about to be"),
+    ]:
+        answer = command(arguments[0], "--data", replayed, *arguments[1:])
+        assert answer.code == 2 and said in answer.err, answer.err
+
+
+def listed(command, data_dir):
+    return rows(command("versions", "--data", data_dir, "--json"))
+
+
+def test_a_promotion_while_both_run_loses_and_repeats_nothing(command, spawn, served, program):
+    first = spawn("run", program("wrong.py", WRONG), "--data", served, "--as", "v1")
+    second = spawn("run", program("right.py", RIGHT), "--data", served, "--as", "v2")
+    until(lambda: [row["state"] for row in listed(command, served)] == ["running", "running"])
+    count = 300
+    for label in ("v2", "v1", "v2"):
+        command("log", "append", "--data", served, "answers", file=answers(50, count))
+        count += 50
+        answer = command("promote", "--data", served, "quiz", label)
+        assert answer.code == 0, answer.err
+        command("log", "append", "--data", served, "answers", file=answers(50, count))
+        count += 50
+    for process in (first, second):
+        assert process.poll() is None, ended(process)
+    until(lambda: [offset_of(row) for row in listed(command, served)] == [count, count])
+    assert command("diff", "--data", served, "quiz", "v1", "v2", "--view", "windows").code == 0
+    for process in (second, first):
+        process.send_signal(signal.SIGTERM)
+        code, _, err = ended(process)
+        assert code == 0, err
+    for topic in ("graded", "graded.v1"):
+        graded = sorted(json.loads(line)["at"] for line in command("log", "read", "--data", served, topic).lines)
+        assert graded == [7 * n for n in range(count)]
+
+
+def offset_of(row):
+    return sum(part["offset"] for part in row["position"]["answers"]["partitions"])
+
+
+def until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+READER = """
+import json, sys
+from pathlib import Path
+import streamactors as sa
+data_dir, stop = sys.argv[1], Path(sys.argv[2])
+seen, reads = set(), 0
+with sa.open_views(data_dir, "quiz") as views:
+    while not stop.exists():
+        with views.snapshot() as view:
+            points, twice = (sum(value["points"] for _, value in view(name).items()) for name in ("points", "twice"))
+        assert twice == 2 * points, f"a mixture: {points} and {twice}"
+        assert sum(1 for _ in views["points"].items()) == 3
+        seen.add(points)
+        reads += 1
+        print(points, flush=True) if reads == 1 else None
+print(json.dumps({"reads": reads, "seen": sorted(seen)}))
+"""
+
+
+def test_readers_see_one_version_at_a_time_across_views_and_never_fail(command, replayed, tmp_path):
+    """In v2 each quiz has more points than in v1; what one snapshot shows is the sum of one of them, in all views."""
+    stop = tmp_path / "stop"
+    start = [sys.executable, "-c", READER, str(replayed), str(stop)]
+    readers = [subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    try:
+        for reader in readers:
+            assert reader.stdout.readline() == b"300\n"
+        for _ in range(10):
+            for label in ("v2", "v1"):
+                assert command("promote", "--data", replayed, "quiz", label).code == 0
+    finally:
+        stop.touch()
+        answers = [ended(reader) for reader in readers]
+    for code, out, err in answers:
+        assert code == 0, err
+        told = json.loads(out)
+        assert told["seen"] == [300, 330.0], told
+        assert told["reads"] > 20
