@@ -111,7 +111,8 @@ async def test_what_a_job_has_done_is_what_its_input_says(registry, data_dir):
     assert seen["streamactors_checkpoint_bytes_sum", ("job", "script")] > 0
 
 
-async def test_each_metric_has_a_value_in_a_job_that_uses_everything(registry, data_dir):
+@pytest.mark.parametrize("guarantee", list(sa.Guarantee))
+async def test_each_metric_has_a_value_in_a_job_that_uses_everything(registry, data_dir, guarantee):
     pipeline = sa.Pipeline("job")
 
     @pipeline.before_start
@@ -121,7 +122,7 @@ async def test_each_metric_has_a_value_in_a_job_that_uses_everything(registry, d
     stream = pipeline.topic("in").event_time("at")
     stream.key_by("k").window(sa.Tumbling("1s")).count().to_view("counts")
     stream.to_topic("out")
-    async with sa.run(pipeline, data_dir) as job:
+    async with sa.run(pipeline, data_dir, guarantee=guarantee) as job:
         with metrics.register(job, registry):
             await job.catch_up()
             names = {name for name, _ in scrape(registry)}
