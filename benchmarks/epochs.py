@@ -34,7 +34,7 @@ class Pulses:
 
     id: str = "pulses"
     type: Any = int
-    replay: Replay = Replay.NOTHING
+    replay: Replay = Replay.BY_OFFSET
     asked: list[int] = field(default_factory=list)
     taken: int = 0
 

@@ -134,7 +134,7 @@ async def test_another_file_in_the_place_of_one_that_was_read_is_refused(tmp_pat
         (tmp_path / name).write_bytes(b'{"user":"u"}\n')
     await run(tmp_path / "my data.jsonl")
     await run(tmp_path / "my data.jsonl")
-    with pytest.raises(sa.PipelineError, match=r"json was source .*my data\.jsonl"):
+    with pytest.raises(sa.PipelineError, match=r"place .*my data\.jsonl became .*other\.jsonl"):
         await run(tmp_path / "other.jsonl")
 
 

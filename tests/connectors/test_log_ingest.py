@@ -192,7 +192,7 @@ async def test_putting_the_log_behind_a_source_that_was_read_directly_is_refused
     pipeline.items([{"k": 1}]).key_by(lambda v: v["k"]).count().to_view("counts")
     async with sa.run(pipeline, data_dir, settings=sa.Settings(bound=sa.Bound.UNTIL_END)) as job:
         await job.wait()
-    with pytest.raises(sa.PipelineError, match="items was source items, is source topic t"):
+    with pytest.raises(sa.PipelineError, match="place items became topic t"):
         await run_bounded(through(Items([{"k": 1}])), data_dir)
 
 

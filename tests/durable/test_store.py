@@ -144,13 +144,13 @@ def test_a_store_belongs_to_one_job_for_good(store, folder):
     with pytest.raises(UsageError, match="belongs to no job yet"):
         store.identity()
     mine = store.identity("quiz", new_id=ID)
-    assert (mine.job, mine.version, mine.incarnation) == ("quiz", 1, ID)
+    assert (mine.job, mine.version, mine.incarnation) == ("quiz", "v1", ID)
     assert store.identity("quiz", new_id="another") == mine == store.identity()
 
-    with pytest.raises(UsageError, match="belongs to job 'quiz' version 1, not to 'flights' version 1"):
+    with pytest.raises(UsageError, match="belongs to job 'quiz' version v1, not to 'flights' version v1"):
         store.identity("flights", new_id=ID)
-    with pytest.raises(UsageError, match="not to 'quiz' version 2"):
-        store.identity("quiz", version=2, new_id=ID)
+    with pytest.raises(UsageError, match="not to 'quiz' version v2"):
+        store.identity("quiz", version="v2", new_id=ID)
 
 
 def test_another_format_is_refused(store):
