@@ -22,10 +22,10 @@ def reading(folder: Path) -> Store:
     """Return the store of *folder*, to be read now and not kept. Raises as ``Store.open``. Cost: a look-up."""
     folder = folder.resolve()
     store = _open.get(folder)
-    if store is not None:
+    if store is not None and not store.closed:
         return store
     with _lock:
-        if folder not in _open:
+        if folder not in _open or _open[folder].closed:  # by whoever opened it to write, past ``close`` below
             _open[folder] = Store.open(folder, read_only=True)
         return _open[folder]
 
@@ -39,7 +39,8 @@ def open_to_write(folder: Path, *, sync: bool, quota_bytes: int | None) -> Store
             del _open[resolved]
             found.close()
         store = Store.open(folder, sync=sync, quota_bytes=quota_bytes)
-        _open.setdefault(resolved, store)
+        if (shared := _open.get(resolved)) is None or shared.closed:
+            _open[resolved] = store
         return store
 
 

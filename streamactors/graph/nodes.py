@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from streamactors.core.connectors import Sink, Source
@@ -171,10 +172,21 @@ def error_policy(policy: OnError | str) -> OnError:
 
 def caller() -> str:
     """Return ``file.py:line`` of the innermost frame outside this package."""
+    frame = _frame_outside()
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def caller_file() -> str | None:
+    """Return the path of the file that has the innermost frame outside this package; None for what is no file."""
+    path = Path(_frame_outside().f_code.co_filename)
+    return str(path.resolve()) if path.is_file() else None
+
+
+def _frame_outside() -> FrameType:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return frame
 
 
 def refuse(what: str, where: str, why: str, remedy: str) -> PipelineError:

@@ -10,7 +10,7 @@ from streamactors.core.errors import PipelineError
 from streamactors.core.limits import KEY_GROUPS
 from streamactors.flow.dead_letters import OnError
 
-from .nodes import Graph, Shape, caller, check_name, error_policy, refuse
+from .nodes import Graph, Shape, caller, caller_file, check_name, error_policy, refuse
 from .streams import Stream
 
 T = TypeVar("T")
@@ -39,6 +39,9 @@ class Pipeline:
             raise PipelineError(f"pipeline {name}: parts={parts} is not between 1 and {KEY_GROUPS}, the key groups.")
         self.name = name
         self.parts = parts
+        self.file = caller_file()
+        """The file in which it was built; None where that is no file. The catalogue notes it: see ``explain``."""
+
         self.graph = Graph(error_policy(on_error))
         self.preparations: list[Prepare] = []
 

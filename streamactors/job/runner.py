@@ -234,7 +234,7 @@ class Job:
             await threads.run(lane, store.make_reserve)
         for region in plans:  # 6
             await self._region(region, store, identity.incarnation)
-        await self._succession.register(targets)
+        await self._succession.register(targets, self._pipeline.file)
         for supervisor, region in zip(self._regions, plans, strict=True):  # 7
             task = asyncio.create_task(supervisor.run(), name=f"{self.name}/{supervisor.id}")
             task.add_done_callback(partial(self._on_sources_over, [source.source for source in region.sources]))

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from streamactors.core.errors import StreamActorsError
 from streamactors.core.ports import Ports
-from streamactors.durable.catalogue import Catalogue, Place, Versions
+from streamactors.durable.catalogue import Catalogue, Place, Versions, digest_of
 from streamactors.durable.store import Restored
 
 from .folders import job_folder, version_folder
@@ -120,18 +120,25 @@ class Succession:
         folder = version_folder(self._data_dir, self._job, self.following)
         return Lead(self.following, folder, region, self._to_end)
 
-    async def register(self, targets: Sequence[Sequence[str]]) -> None:
-        """Note in the catalogue that this version is there, and what it writes; it is the first one's to be served."""
+    async def register(self, targets: Sequence[Sequence[str]], file: str | None) -> None:
+        """
+        Note in the catalogue that this version is there, what it writes, and the file of its code.
+
+        It is the first one's to be served.
+        """
         wanted = [list(address) for address in targets]
+        digest = await self._ports.threads.run(CATALOGUE_LANE, digest_of, file)
 
         def note(found: Versions) -> None:
             version = found.begin(self.version, self._now())
             version.created_ms = version.created_ms or self._now()
             version.targets = wanted
+            version.code, version.digest = file or "", digest
 
         found = await self._read()
         known = found.version(self.version) if found is not None and self.version in found else None
-        if known is None or not known.created_ms or known.targets != wanted:
+        code_is_known = known is not None and (known.code, known.digest) == (file or "", digest)
+        if known is None or not known.created_ms or known.targets != wanted or not code_is_known:
             await self._change(note)
 
     async def run(self, regions: Sequence[Region]) -> None:

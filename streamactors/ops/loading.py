@@ -24,9 +24,9 @@ MODULE_NAME = "streamactors_pipeline_file"
 """What the user's file is called as a module: nothing that it could mean to import itself."""
 
 
-def load(target: str, arguments: Sequence[str]) -> Pipeline:
+def load(target: str, arguments: Sequence[str], *, job: str | None = None) -> Pipeline:
     """
-    Return the pipeline that *target* names; without a NAME, the only one of the file.
+    Return the pipeline that *target* names; without a NAME, the only one of the file, or the only one named *job*.
 
     Raises:
         UsageError: there is no such file or name, or the file fails; then with its traceback.
@@ -40,6 +40,13 @@ def load(target: str, arguments: Sequence[str]) -> Pipeline:
     for key, value in vars(module).items():
         if isinstance(value, Pipeline):
             found.setdefault(id(value), (key, value))
+    if job is not None:
+        found = {one: named for one, named in found.items() if named[1].name == job}
+        if not found:
+            raise UsageError(
+                f"{path} has no Pipeline {job} at module level. Name the file that has it, and a function that returns "
+                "it where it is in none: --file FILE.py:NAME."
+            )
     if not found:
         raise UsageError(
             f"{path} has no Pipeline at module level. Assign one to a name, or name a function that returns one: "
