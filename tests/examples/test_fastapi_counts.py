@@ -269,7 +269,7 @@ def test_ctrl_c_ends_it_soon_and_cleanly_and_the_next_start_counts_the_rest(star
     seconds = service.interrupt()
     posting.stop()
     assert service.process.returncode in (0, -signal.SIGINT, 128 + signal.SIGINT)
-    assert seconds < 10
+    assert seconds < 30  # 0.4 to 2 s, measured beside four runnable programs for each core
     assert "Traceback" not in service.said.read_text()
 
     again = start()
