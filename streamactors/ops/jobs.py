@@ -57,7 +57,7 @@ class JobFacts:
 
 def job_folders(data_dir: Path) -> list[Path]:
     """Return the folders of all versions of all jobs that have stored something, sorted by name."""
-    folders = sorted((data_dir / "jobs").glob("*/*"))
+    folders = sorted(folder for folder in (data_dir / "jobs").glob("*/*") if not folder.name.startswith("."))
     # A reserve without data.mdb is what is left of a job: opening it says that it is damaged.
     return [folder for folder in folders if (folder / "data.mdb").exists() or (folder / "reserve").exists()]
 

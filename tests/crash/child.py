@@ -2,7 +2,7 @@
 
 As data, one of:
 
-    command, points, trace, batch_records, counter    the command line, as it is; all but the command may be missing
+    command, points, trace, batch_records, counter, variables    the command line, as it is; all but the command may be missing
     do: look, folder, region, stop                    compare views in snapshots, until there is a file *stop*
     do: hold, folder                                  keep a read transaction open until killed
     do: rows, folder                                  print how many rows each database has
@@ -32,6 +32,7 @@ for module in (
     "inspect_commands",
     "log_commands",
     "run_command",
+    "version_commands",
 ):  # the command line imports them when it needs them
     import_module(f"streamactors.ops.{module}")
 
@@ -51,6 +52,7 @@ def _command(what: dict[str, Any]) -> int:
     if "points" in what:
         data = Path(arguments[arguments.index("--data") + 1])
         install(Points(Path(what["trace"]), data, **what["points"]))
+    os.environ.update(what.get("variables", {}))
     if "batch_records" in what:
         os.environ["STREAMACTORS_BATCH_RECORDS"] = str(what["batch_records"])
     if "counter" in what:
