@@ -207,7 +207,7 @@ class Extreme(Aggregate):
         self.shape = f"{name}({describe(selector)})"
 
     def held(self, value: Any) -> Any:
-        return self._form.pack(super().held(value))
+        return self._form.pack_seen(super().held(value))
 
     def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Compare row after row."""
@@ -287,7 +287,7 @@ class Custom(Aggregate):
         return {"fold": self.shape, "state": schema_of(self._form.state_type)}
 
     def held(self, value: Any) -> Any:
-        return self._form.pack(super().held(value))
+        return self._form.pack_seen(super().held(value))
 
     def fold(self, accs: Accs, piece: Piece) -> list[Any]:
         """Call the function for row after row."""

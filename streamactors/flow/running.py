@@ -90,7 +90,7 @@ class MapWithState(Operator):
         return {"kind": "map_with_state", "value": schema_of(self._form.state_type)}
 
     def held(self, value: Any) -> Any:
-        return self._form.pack(value)
+        return self._form.pack_seen(value)
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""
@@ -137,7 +137,7 @@ class AsyncMapWithState(AsyncOperator):
         return {"kind": "map_with_state", "value": schema_of(self._form.state_type)}
 
     def held(self, value: Any) -> Any:
-        return self._form.pack(value)
+        return self._form.pack_seen(value)
 
     def open(self, context: OperatorContext) -> None:
         """Take state, restored to the last checkpoint."""

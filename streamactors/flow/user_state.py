@@ -67,6 +67,12 @@ class StateForm:
             self.decode(encoded)  # now, while the record that made it is known, and not after a restart
         return encoded
 
+    def pack_seen(self, seen: Any) -> Any:
+        """Return the held form of a state that is given as builtins, or as an object: what packing the object gives."""
+        if seen is None or self.state_type is None:
+            return self.pack(seen)
+        return self.pack(msgspec.convert(seen, self.state_type))
+
     def unpack(self, held: Any) -> Any:
         """Return a copy of the state for a function, or None."""
         return self.decode(held) if type(held) is bytes else held

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from streamactors.core.connectors import Source
 from streamactors.core.errors import PipelineError
 from streamactors.core.limits import KEY_GROUPS
 from streamactors.flow.dead_letters import OnError
+from streamactors.flow.selectors import require_plain
 
 from .nodes import Graph, Shape, caller, caller_file, check_name, error_policy, refuse
 from .streams import Stream
 
 T = TypeVar("T")
 Prepare = Callable[[Any], Awaitable[None]]
+Migrate = Callable[[Any, int | None, Any], Any]
+
+
+class Migration(NamedTuple):
+    """A function that changes what an operator keeps, and the version of its state that it makes."""
+
+    version: int
+    function: Migrate
 
 
 class Pipeline:
@@ -26,7 +35,7 @@ class Pipeline:
             Letters, digits, ``-``, ``_`` and ``.``; the job's state is found again by it.
 
         parts:
-            How many parts a keyed stage has: 1 to 128. Part of the plan: it can't change while a job has state.
+            How many parts a keyed stage has: 1 to 128. May change while a job has state: it is split anew.
 
         on_error:
             What happens to a record that an operator can't handle, where ``stream.on_error`` does not say otherwise:
@@ -44,6 +53,7 @@ class Pipeline:
 
         self.graph = Graph(error_policy(on_error))
         self.preparations: list[Prepare] = []
+        self.migrations: dict[str, list[Migration]] = {}
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, {len(self.graph.nodes)} operators)"
@@ -113,6 +123,42 @@ class Pipeline:
         """Call ``await prepare(log)`` before the sources open, at each start of the job. A decorator."""
         self.preparations.append(prepare)
         return prepare
+
+    def migrate(self, operator: str, *, version: int | None = None) -> Callable[[Migrate], Migrate]:
+        """
+        Change what *operator* has kept, when the job next starts with this code. A decorator::
+
+            @pipeline.migrate("totals")
+            def _(key, namespace, value):
+                return {"points": value, "quizzes": 0}
+
+        The function is called for each entry with its key, its namespace (a window's pane by its start; else None) and
+        its value, as builtins: a struct is a dict, several aggregates are a dict by name. It returns the new value;
+        None deletes the entry, which windows do not allow. Plain, and a function of its arguments alone: it may be
+        called more than once. `streamactors savepoint migrate --dry-run` shows what it would do.
+
+        Args:
+            operator:
+                Its id.
+
+            version:
+                Of the operator's state when the function is done with it: state of this version is not changed again.
+                State begins as version 1. None: one more than the last migration here makes; so keep the functions in
+                order, or number them.
+        """
+        known = self.migrations.setdefault(operator, [])
+        last = known[-1].version if known else 1
+
+        def register(function: Migrate) -> Migrate:
+            require_plain("a migration", function)
+            known.append(Migration(last + 1 if version is None else version, function))
+            if known[-1].version <= last:
+                raise refuse(
+                    f"migrate {operator}", caller(), f"version {version} is not above {last}.", "Number them upwards."
+                )
+            return function
+
+        return register
 
     def describe(self) -> str:
         """Return graph and plan as text: what is fused, where it is partitioned, what each stage keeps."""

@@ -26,6 +26,7 @@ from streamactors.core.codec import decode_value, encode_value, seal, unseal
 from streamactors.core.errors import PipelineError
 from streamactors.core.keys import decode_key, plain_key
 from streamactors.durable.rows import Namespace, Row, encode_rows, read_row
+from streamactors.durable.savepoint import RowsBlock, SavepointDecoder
 from streamactors.durable.writing import Delta
 from streamactors.flow.kept import seen
 from streamactors.flow.operator import Operator
@@ -256,6 +257,14 @@ class _Entry:
     def __str__(self) -> str:
         where = "" if self.namespace is None else f" of {self.namespace}"
         return f"{self.key!r}{where}, {self.seen!r:.200}"
+
+
+def dry_run(refit: Refit, decoder: SavepointDecoder) -> list[Report]:
+    """Let the migrations see all of a savepoint, and make nothing of it."""
+    for block in decoder.blocks():
+        if isinstance(block, RowsBlock) and block.database != OPERATOR_ROWS:
+            refit.rows(block.database, block.rows)
+    return list(refit.reports.values())
 
 
 def changes_in_place(refit: Refit, database: str, rows: Sequence[Row]) -> Delta:

@@ -10,9 +10,10 @@ Start, in numbered steps that the code repeats; each may refuse, and then nothin
        can give again what the guarantee needs
     2. the version's lock is taken                  Held, with the holder's pid
     3. ``before_start`` functions run
-    4. the store is opened, its identity checked    UsageError
+    4. the store is made of a savepoint, if that is UsageError
+       asked for; opened; its identity checked
     5. the stored plan and guarantee are compared   PipelineError
-       with the new
+       with the new; state is changed to fit
     6. sources and sinks are opened
     7. each region gets its supervisor
 
@@ -26,12 +27,12 @@ Two jobs may run in one loop. There is no signal handler here, and no thread out
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from streamactors.core.connectors import Guarantee, JobWatcher, Source, World
 from streamactors.core.errors import JobFailed, PipelineError, UsageError
@@ -40,7 +41,7 @@ from streamactors.core.times import Duration, duration_ms
 from streamactors.durable.catalogue import FIRST, Catalogue, Versions
 from streamactors.durable.log import Log
 from streamactors.durable.realtime import RealThreads, real_ports
-from streamactors.durable.sharing import close, open_to_write
+from streamactors.durable.sharing import close, open_to_write, reading
 from streamactors.durable.store import Restored, Store
 from streamactors.durable.views import Overlay, ViewReader
 from streamactors.flow.sequencer import Bound
@@ -56,6 +57,7 @@ from .following import refuse_sources as refuse_to_follow
 from .guarantees import PROMISES, guarantee_of, refuse_sources, refuse_switch
 from .region import Crew, RegionSupervisor, state_lane
 from .room import Room
+from .savepoints import Code, Savepoint, Sinks, Start, Taking, go_on, start_from
 from .settings import Settings
 from .states import State, job_state
 from .status import JobStatus, region_status
@@ -67,7 +69,6 @@ from .wiring import RegionWorld, RunningRegion
 CATCH_UP_POLL_SECONDS = 0.002
 """How often ``catch_up`` and ``checkpoint`` look whether what they wait for was read: finer than a checkpoint takes,
 and only while somebody waits for it."""
-
 
 class Job:
     """A running pipeline. Made by ``run``."""
@@ -101,6 +102,9 @@ class Job:
         self._own_log = log is None
         self._store: Store | None = None
         self._lock: Lock | None = None
+        self._served: Path | None = None  # folder of the version that is served, when that is another one
+        self._taking = Taking(ports, pipeline.name, data_dir)
+        self._logger = logging.getLogger(f"streamactors.{pipeline.name}")
         self._opened: list[Source] = []
         self._crew = Crew(FailureReports(pipeline.name, on_failure))
         self._regions = self._crew.regions
@@ -202,6 +206,22 @@ class Job:
         self._refuse_if_over()
         return 0 if region.last is None else region.last.checkpoint.epoch
 
+    async def savepoint(self, path: Path | str | None = None) -> Savepoint:
+        """
+        Take a checkpoint, and write it, the stream going on meanwhile, to a file from which a job can start.
+
+        Args:
+            path: Where; nothing may be there. None: in the data folder's ``savepoints``.
+
+        Raises:
+            UsageError: there is a file, or the guarantee keeps no state.
+        """
+        if not PROMISES[self._settings.guarantee].keeps:
+            raise UsageError(f"job {self.name}: at-most-once keeps no state, so there is nothing to save.")
+        assert self._store is not None, "a job that runs has its store open"
+        await self.checkpoint()
+        return await self._taking.take(self._store, path)
+
     def status(self) -> JobStatus:
         """Return what can be seen of the job now: state, and for each region its operators and last checkpoint."""
         regions = [region_status(region) for region in self._regions]
@@ -214,6 +234,7 @@ class Job:
         """Take the numbered steps of the module's header."""
         plans = plan(self._pipeline)  # 1
         refuse_sources(plans, self._settings.guarantee)
+        code = Code(self._pipeline, plans, self._settings.fresh, self._settings.dropped)
         threads, lane = self._ports.threads, state_lane(self.name)
         self._take_part(await threads.run(CATALOGUE_LANE, self._versions))
         targets = addresses_of(plans, self._succession.following)
@@ -221,6 +242,8 @@ class Job:
         self._succession.begin(await threads.run(CATALOGUE_LANE, self._versions))  # nobody changes it from here on
         for prepare in self._pipeline.preparations:  # 3
             await prepare(self.log)
+        if self._settings.from_savepoint is not None:
+            await threads.run(lane, self._start_from, self._settings.from_savepoint, code)
         store = await threads.run(lane, self._open_store)  # 4
         if PROMISES[self._settings.guarantee].at_once:
             views = [node.view for region in plans for stage in region.stages for node in stage.nodes]
@@ -229,7 +252,7 @@ class Job:
         identity = await threads.run(
             lane, lambda: store.identity(self.name, version=self.version, new_id=self._ports.new_id())
         )
-        await threads.run(lane, self._check_plan, store, plans)  # 5
+        await threads.run(lane, self._check_plan, store, code)  # 5
         if self._settings.sync:
             await threads.run(lane, store.make_reserve)
         for region in plans:  # 6
@@ -271,6 +294,7 @@ class Job:
         self._tell(list(self._opened))
         for region in self._regions:
             await region.world.close_targets()
+        await self._taking.close()
         if self._own_log:
             await self.log.close()
         await self._ports.threads.run(state_lane(self.name), self._release)
@@ -285,6 +309,14 @@ class Job:
         self._store = open_to_write(self._folder, sync=self._settings.sync, quota_bytes=self._settings.quota_bytes)
         return self._store
 
+    def _start_from(self, path: Path, code: Code) -> None:
+        settings, served, new_id = self._settings, self._served, self._ports.new_id()
+        start = Start(
+            path, Sinks(settings.sinks), self._folder, self.name, self.version, new_id, code, settings.guarantee
+        )
+        start_from(start, self._ports.disk, None if served is None else reading(served), sync=settings.sync)
+        self._logger.info("version %s starts from %s, sinks %s", self.version, path, settings.sinks)
+
     def _release(self) -> None:
         if self._store is not None:
             close(self._store)
@@ -296,7 +328,7 @@ class Job:
         for source in region.sources:
             ends[source.id] = await source.source.ends(self._world)
             self._opened.append(source.source)
-        bounded = self._world.bounded
+        bounded, origin = self._world.bounded, store.origin or {}
         threads, lane = self._ports.threads, state_lane(self.name)
         room = Room(
             self._ports.clock, lambda: threads.run(lane, store.give_up_reserve), name=f"{self.name}.{region.id}"
@@ -316,6 +348,8 @@ class Job:
             else None,
             targets={},
             overlays=self._overlays,
+            resets=origin.get("sinks") == Sinks.RESET.value,
+            trial=self.version if origin.get("trial") else None,
         )
         part = self._succession.part
         world.follow(await self._lead(region), None if part is None else part.shadow)
@@ -335,6 +369,8 @@ class Job:
         self.version = self._settings.version or (FIRST if versions is None else versions.serving)
         check_name("version", self.version)
         self._folder = version_folder(self._data_dir, self.name, self.version)
+        if versions is not None and versions.serving != self.version:
+            self._served = version_folder(self._data_dir, self.name, versions.serving)
         self._succession = Succession(
             self.version,
             job=self.name,
@@ -373,46 +409,12 @@ class Job:
                 if isinstance(source, JobWatcher):
                     source.job_ended()
 
-    def _check_plan(self, store: Store, plans: list[RegionPlan]) -> None:
-        """Refuse a stored checkpoint that does not fit the pipeline."""
+    def _check_plan(self, store: Store, code: Code) -> None:
+        """Let the code go on with the stored checkpoint, or refuse it."""
         refuse_switch(store, self._settings.guarantee, self._folder)
-        wanted = {region.id: region.signature() for region in plans}
-        stored = store.plan if PROMISES[self._settings.guarantee].keeps else None  # else there is no state to fit
-        # What was planned and never ran to a checkpoint binds nobody: there is no state to fit.
-        begun = {region: was for region, was in (stored or {}).items() if store.restore(region) is not None}
-        if differences := _differences(begun, wanted, _places(plans)):
-            raise PipelineError(
-                f"pipeline {self.name} does not fit its checkpoint in {self._folder}: {'; '.join(differences)}. State "
-                "is found again by operator id, and only the operator that made it can go on with it. Undo the change, "
-                "or give the pipeline another name and let it start from the log."
-            )
-        if stored != wanted:
-            store.save_plan(wanted)
-
-
-def _by_partition(ends: dict[str, Sequence[int | None]]) -> dict[PartitionId, int | None]:
-    return {(source, part): end for source, of in ends.items() for part, end in enumerate(of)}
-
-
-def _places(plans: list[RegionPlan]) -> dict[str, str]:
-    """Return where each operator was written, as a message shows it."""
-    return {node.id: f" ({node.where})" for region in plans for stage in region.stages for node in stage.nodes}
-
-
-def _differences(stored: dict[str, Any], wanted: dict[str, Any], places: dict[str, str]) -> list[str]:
-    """Say how a pipeline differs from the one that made the checkpoints; a new region is no difference."""
-    differences = []
-    for region, signature in stored.items():
-        if region not in wanted:
-            differences.append(f"region {region} is gone")
-            continue
-        was, now = signature["operators"], wanted[region]["operators"]
-        differences += [
-            f"{operator}{places.get(operator, '')} was {was.get(operator, 'not there')}, is {now.get(operator, 'gone')}"
-            for operator in sorted(was.keys() | now.keys())
-            if was.get(operator) != now.get(operator)
-        ]
-    return differences
+        fit = go_on(store, code, self._settings.guarantee)
+        if fit is not None and fit.changed:
+            self._logger.info("goes on with other code than its checkpoint was made by\n%s", fit.table())
 
 
 def read_so_far(running: RunningRegion) -> dict[PartitionId, int]:

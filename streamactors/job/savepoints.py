@@ -27,6 +27,7 @@ If we crash: a store that was being made is not there; one whose change was unde
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -137,15 +138,50 @@ def default_path(data_dir: Path, job: str, version: str, now_ms: int) -> Path:
     return data_dir / FOLDER / job / f"{version}-{at}Z{SUFFIX}"
 
 
-def take(
-    ports: Ports, store: Store, data_dir: Path, path: Path | str | None, stopped: Callable[[], bool] = lambda: False
+def write(
+    disk: Disk,
+    store: Store,
+    data_dir: Path,
+    path: Path | str | None,
+    now_ms: int,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Savepoint:
     """Write the newest checkpoint of *store* to *path*, or where savepoints go. Synchronous; for a thread."""
-    now_ms = ports.clock.now_ms()
     identity = store.identity()
     to = default_path(data_dir, identity.job, identity.version, now_ms) if path is None else Path(path)
-    head, counts = write_savepoint(ports.disk, store, to, now_ms=now_ms, stopped=stopped)
+    head, counts = write_savepoint(disk, store, to, now_ms=now_ms, stopped=stopped)
     return Savepoint(to, head, counts)
+
+
+class Taking:
+    """The savepoints of a job that runs, while they are written."""
+
+    def __init__(self, ports: Ports, job: str, data_dir: Path) -> None:
+        self._ports, self._lane, self._data_dir = ports, f"savepoint/{job}", data_dir
+        self._under_way: set[asyncio.Future[Savepoint]] = set()
+        self._closing = False
+
+    async def take(self, store: Store, path: Path | str | None) -> Savepoint:
+        """Write the newest checkpoint, in a thread. Cancelling it does not end the writing; ``close`` does."""
+        now_ms, stopped = self._ports.clock.now_ms(), lambda: self._closing
+        writing = self._ports.threads.run(
+            self._lane, write, self._ports.disk, store, self._data_dir, path, now_ms, stopped
+        )
+        task = asyncio.ensure_future(writing)
+        self._under_way.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Give up what is being written: its store will be closed."""
+        self._closing = True
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _done(self, task: asyncio.Future[Savepoint]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; after a cancellation nobody does
 
 
 # Going on with other code. --------------------------------------------------------------------------------------------

@@ -81,6 +81,12 @@ _SHORT = {
     "version_commands:promote": "Let another version be served.",
     "version_commands:rollback": "Let the version be served that was before.",
     "version_commands:retire": "Forget a version, and delete its state.",
+    "cli:savepoint": "Savepoints: take one, look into one, start from one.",
+    "savepoint_commands:create": "Write a job's newest checkpoint to a file.",
+    "savepoint_commands:list_savepoints": "Print the savepoints of a data folder.",
+    "savepoint_commands:show": "Print what a savepoint holds, and check it.",
+    "savepoint_commands:restore": "Make the state of a version of a savepoint.",
+    "savepoint_commands:migrate": "Try the migrations of a pipeline on a savepoint.",
     "backup_commands:backup": "Copy a data folder while its jobs run.",
     "backup_commands:restore": "Make a data folder of a backup.",
     "erase_command:forget": "Delete one key, a person's data say, from topics, views and state.",
@@ -109,6 +115,17 @@ deadletters = LazyGroup(
         "retry": "deadletter_commands:retry",
     },
 )
+savepoint = LazyGroup(
+    "savepoint",
+    help="Savepoints: one checkpoint of a job in a file, from which a job can start, with other code too.",
+    homes={
+        "create": "savepoint_commands:create",
+        "list": "savepoint_commands:list_savepoints",
+        "show": "savepoint_commands:show",
+        "restore": "savepoint_commands:restore",
+        "migrate": "savepoint_commands:migrate",
+    },
+)
 commands = LazyGroup(
     "streamactors",
     help="A durable log, an exactly-once stream processor, and views, in one process and one folder.",
@@ -127,6 +144,7 @@ commands = LazyGroup(
         "promote": "version_commands:promote",
         "rollback": "version_commands:rollback",
         "retire": "version_commands:retire",
+        "savepoint": "cli:savepoint",
         "backup": "backup_commands:backup",
         "restore": "backup_commands:restore",
         "forget": "erase_command:forget",

@@ -43,6 +43,7 @@ from .failures import OK, SIGNALLED, complain
 from .loading import file_settings, load
 from .output import say
 from .progress import Rate, progress_line, reasons_shown, records_of, summary_line
+from .savepoint_commands import consent_options, sinks_option
 
 if TYPE_CHECKING:
     from .display import Display
@@ -81,6 +82,9 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--as", "label", metavar="LABEL", help="Run this version; one that is not served follows the one that is."
 )
+@click.option("--from-savepoint", metavar="PATH", type=click.Path(path_type=Path), help="Start from a savepoint.")
+@sinks_option
+@consent_options
 @settings_options
 @click.option("--no-progress", is_flag=True, help="Log lines instead of the display; as without a terminal.")
 @click.option("--log-format", type=click.Choice(logs.FORMATS), default="text", show_default=True, help="Of log lines.")
@@ -95,6 +99,10 @@ def run(
     until_end: bool,
     finish: bool,
     label: str | None,
+    from_savepoint: Path | None,
+    sinks: str | None,
+    fresh: tuple[str, ...],
+    dropped: tuple[str, ...],
     no_progress: bool,
     log_format: str,
     metrics_port: int | None,
@@ -120,6 +128,9 @@ def run(
     settings = _settings(file_settings(), bound, flags)
     if label is not None:
         settings = replace(settings, version=label)
+    if from_savepoint is not None or sinks is not None:
+        settings = replace(settings, from_savepoint=from_savepoint, sinks=sinks)
+    settings = replace(settings, fresh=settings.fresh.union(fresh), dropped=settings.dropped.union(dropped))
     display = None if no_progress or not _is_terminal() else _display(pipeline)
     _log_to(display, log_format)
     run = Run(pipeline, data_dir, settings, display, None if metrics_port is None else (metrics_host, metrics_port))

@@ -35,7 +35,10 @@ def counting(parts=1, sink=None):
 
 
 def values(first, last):
-    return [json.encode({"key": "abcdefgh"[i * i % 7], "at": 7 * i + (i * 13) % 40 - i % 11 // 10 * 190}) for i in range(first, last)]
+    return [
+        json.encode({"key": "abcdefgh"[i * i % 7], "at": 7 * i + (i * 13) % 40 - i % 11 // 10 * 190})
+        for i in range(first, last)
+    ]
 
 
 async def append(log, first, last):
@@ -189,7 +192,7 @@ async def test_damage_anywhere_makes_no_state(stopped):
 
 
 async def test_continue_is_refused_where_somebody_has_written_since(stopped):
-    path, fork, expected = stopped
+    path, fork, _ = stopped
     await run_to_end(counting(), fork)  # the job itself goes on
     other_state(fork)
     with pytest.raises(sa.JobFailed) as failed:
@@ -275,11 +278,11 @@ async def test_a_version_from_a_savepoint_follows_the_served_one_from_there(data
             await append(first.log, 300, 400)
             await first.catch_up()
             async with asyncio.timeout(20):
-                while shown(first) != shown(second):  # noqa: ASYNC110
+                while shown(first) != shown(second):
                     await asyncio.sleep(0.01)
         async with running(counting(), data_dir, "v3") as third:
             async with asyncio.timeout(20):
-                while shown(first) != shown(third):  # noqa: ASYNC110
+                while shown(first) != shown(third):
                     await asyncio.sleep(0.01)
 
 
@@ -291,7 +294,7 @@ async def test_one_that_is_not_served_does_not_continue_its_targets(stopped):
 
 
 async def test_a_savepoint_of_another_run_can_not_follow(stopped, tmp_path):
-    path, fork, _ = stopped
+    path, _, _ = stopped
     other = tmp_path / "other"
     async with sa.Log(other) as log:
         await append(log, 0, 30)
