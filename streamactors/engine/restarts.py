@@ -80,7 +80,11 @@ class RestartIntensity:
         count = len(self._failures)
         if count > self._policy.limit:
             return None
-        doubled = self._policy.backoff_first * 2.0 ** min(count - 1, _DOUBLINGS_MAX)
-        ceiling = min(self._policy.backoff_max, doubled)
-        # Half fixed, half random: regions that fell together don't come back together, and none comes back at once.
-        return ceiling * (0.5 + 0.5 * self._random.random())
+        return backoff(self._policy.backoff_first, self._policy.backoff_max, count, self._random)
+
+
+def backoff(first: float, longest: float, failures: int, rng: random.Random) -> float:
+    """Return how long to wait after so many *failures*: at most *first*, doubled with each but the first."""
+    ceiling = min(longest, first * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))
+    # Half fixed, half random: what failed together does not come back together, and nothing comes back at once.
+    return ceiling * (0.5 + 0.5 * rng.random())

@@ -40,14 +40,11 @@ from streamactors.core.errors import BadRecord, UsageError
 from streamactors.core.ports import Clock
 from streamactors.core.signals import Signal
 from streamactors.core.times import shown
+from streamactors.engine.restarts import backoff
 
 from .dead_letters import OnError
 from .in_flight import Answered, InFlight, Left, Row
 from .operator import Operator, OperatorContext, bad_record
-
-_DOUBLINGS_MAX = 64
-"""Of the wait between tries: beyond any patience, and below where a float overflows."""
-
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -70,9 +67,7 @@ class Retry:
 
     def delay(self, tries: int, random: Random) -> float:
         """Return how long to wait after *tries* failed tries."""
-        ceiling = min(self.backoff_max, self.backoff_first * 2.0 ** min(tries - 1, _DOUBLINGS_MAX))
-        # Half fixed, half random: calls that failed together don't come back together, and none comes back at once.
-        return ceiling * (0.5 + 0.5 * random.random())
+        return backoff(self.backoff_first, self.backoff_max, tries, random)
 
 
 ONCE = Retry(0)
