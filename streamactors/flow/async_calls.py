@@ -46,6 +46,7 @@ from .dead_letters import OnError
 from .in_flight import Answered, InFlight, Left, Row
 from .operator import Operator, OperatorContext, bad_record
 
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often a call is tried again, and how long between. Durations in seconds."""
