@@ -18,7 +18,21 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import async_calls, epochs, guarantees, latency, metrics, order, sliding, start, stateless, windowed, words
+from . import (
+    async_calls,
+    epochs,
+    explain,
+    guarantees,
+    latency,
+    metrics,
+    order,
+    sliding,
+    start,
+    stateless,
+    versions,
+    windowed,
+    words,
+)
 from .measuring import ROOT, Options
 
 
@@ -41,7 +55,9 @@ WORKLOADS: dict[str, Callable[[Options], None]] = {
     "guarantees": guarantees.run,
     "metrics": metrics.run,
     "start": start.run,
+    "explain": explain.run,
     "latency": latency.run,
+    "versions": versions.run,
     "log": log,
 }
 EXTRAS: dict[str, Callable[[Options], None]] = {"batches": windowed.batches}

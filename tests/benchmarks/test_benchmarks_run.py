@@ -15,7 +15,9 @@ WORKLOADS = [
     "guarantees",
     "metrics",
     "start",
+    "explain",
     "latency",
+    "versions",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Versions under kills: an unchanged program gives an empty diff, and targets hold each record of their version once."""
+"""Versions under kills: an unchanged program gives an empty diff, targets hold each record of their version once."""
 
 import json
 import os
@@ -86,6 +86,8 @@ def test_whoever_is_killed_whenever_nothing_differs_and_targets_hold_every_recor
     pair = Pair(server, tmp_path, chance, parts)
     for label in LABELS:
         pair.start(label)
+    while len(pair.listed()) < len(LABELS):
+        assert pair.lives["v2"].code is None, pair.lives["v2"].err
     serving = "v1"
     for turn in range(ROUNDS):
         pair.append(chance.randrange(20, 60))
