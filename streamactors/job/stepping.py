@@ -31,7 +31,6 @@ from .steps import Place
 _PACKAGES = tuple(str(Path(__file__).parents[2] / name) for name in ("streamactors", "connectors"))
 _PYTHON = (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["platstdlib"])
 _SITE = (sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"])
-_SKIPPED = ["streamactors.*", "connectors.*", "asyncio.*"]
 _DEPTH_MAX = 8
 """How deep functions are looked for in an operator: an aggregate of several, its selector, a closure in it."""
 
@@ -108,10 +107,14 @@ class Stepper:
 
 class _Debugger(pdb.Pdb):
     def __init__(self, stepper: Stepper, stdin: IO[str] | None, stdout: IO[str] | None) -> None:
-        super().__init__(stdin=stdin, stdout=stdout, skip=_SKIPPED, nosigint=True)
+        super().__init__(stdin=stdin, stdout=stdout, nosigint=True)
         self._stepper = stepper
         if stdin is not None:
             self.use_rawinput = False
+
+    def stop_here(self, frame: FrameType) -> bool:
+        """Stop in the user's code alone, however he steps."""
+        return is_users(frame.f_code.co_filename) and super().stop_here(frame)
 
     def set_quit(self) -> None:
         """Note that the user has had enough."""

@@ -229,8 +229,8 @@ def _print(explained: Explanation, limit: int | None, *, original: bool) -> None
     counts = explained.counts
     say("")
     say(
-        f"{counts['record']:,} records count, {counts['late']:,} were late, {counts['left_out']:,} left out; "
-        f"{explained.read:,} were read again"
+        f"records that count: {counts['record']:,}, late: {counts['late']:,}, left out: {counts['left_out']:,}, "
+        f"read again: {explained.read:,}"
     )
     say("")
     say(f"code  {explained.file or 'of no file'}")
@@ -269,7 +269,8 @@ def _note(step: Step) -> str:
     at = "" if step.watermark is None else f", event time at {iso_time(step.watermark)}"
     match step.what:
         case "late":
-            return f"came {(step.late_by_ms or 0) + 1:,} ms of event time after its window had gone{at}"
+            gone = f"{step.late_by_ms:,} ms of event time ago" if step.late_by_ms else "just now"
+            return f"its window went {gone}{at}"
         case "left_out":
             unsure = "" if step.certain else "; its key was not known, it may be another's"
             return f"by {step.operator}: {step.error}{unsure}"

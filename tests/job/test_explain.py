@@ -16,6 +16,7 @@ import pytest
 import streamactors as sa
 from connectors.push import Push
 from streamactors.core.errors import UsageError
+from streamactors.durable import appender
 from streamactors.durable.frames import Records
 from streamactors.durable.log import Log
 from streamactors.durable.store import Store
@@ -543,3 +544,115 @@ def test_other_sources_than_those_that_were_read_are_refused(data_dir):
     first.union(second).key_by("key").count().to_view("counts")
     with pytest.raises(UsageError, match="reads items, more"):
         ask(flow, data_dir, "counts", "a")
+
+
+# Sources, and functions that are awaited. -----------------------------------------------------------------------------
+
+
+def test_files_are_explained_by_byte_offset_and_whole(data_dir, tmp_path):
+    made = [{"key": "ab"[n % 2], "at": n} for n in range(20)]
+    for number in range(2):
+        lines = [json.dumps(event) for event in made[number::2]]
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
+
+    def pipeline():
+        flow = sa.Pipeline("files")
+        flow.json_lines(tmp_path / "*.jsonl").key_by("key").count().to_view("counts")
+        return flow
+
+    run_to(pipeline(), data_dir)
+    found = ask(pipeline(), data_dir, "counts", "b", original=True)
+    assert found.agrees and found.stored == 10
+    assert [json.loads(step.original) for step in found.steps] == made[1::2]
+    (tmp_path / "2.jsonl").write_text('{"key": "b", "at": 99}\n')
+    assert ask(pipeline(), data_dir, "counts", "b").agrees, "a file that came since changes nothing"
+
+
+@PARTS
+def test_awaited_functions_are_awaited_again(data_dir, parts):
+    made = events(11, 100)
+
+    async def doubled(event):
+        await asyncio.sleep(0)
+        return {**event, "n": 2 * event["n"]}
+
+    async def adding(event, total):
+        total = (total or 0) + event["n"]
+        return total, total
+
+    def pipeline():
+        flow = sa.Pipeline("awaited", parts=parts)
+        keyed = flow.items(made).map_async(doubled, capacity=7).key_by("key")
+        keyed.map_with_state(adding).to_view("totals")
+        keyed.sum("n").to_view("sums")
+        return flow
+
+    run_to(pipeline(), data_dir)
+    for key in "abc":
+        mine = [event for event in made if event["key"] == key]
+        for view in ("totals", "sums"):
+            found = ask(pipeline(), data_dir, view, key)
+            assert found.agrees and ids(found) == [event["id"] for event in mine]
+            assert found.stored == sum(2 * event["n"] for event in mine)
+
+
+@PARTS
+def test_two_sources_in_one_region_are_told_apart_and_both_make_event_time(data_dir, parts):
+    left = [{"key": "a", "side": "left", "at": 10 * n} for n in range(50)]
+    right = [{"key": "ab"[n % 2], "side": "right", "at": 35 * n} for n in range(20)]
+
+    def pipeline():
+        flow = sa.Pipeline("sides", parts=parts)
+        first = flow.items(left, name="left").event_time("at")
+        second = flow.items(right, name="right").event_time("at")
+        both = first.key_by("key").union(second.key_by("key"))
+        both.window(sa.Tumbling(100)).count().to_view("windows")
+        first.key_by("side").window(sa.Tumbling(100)).count().to_view("left_alone")
+        return flow
+
+    run_to(pipeline(), data_dir)
+    for start in range(0, 700, 100):
+        found = ask(pipeline(), data_dir, "windows", ["a", start])
+        inside = [e for e in left + right if e["key"] == "a" and start <= e["at"] < start + 100]
+        assert found.agrees and sorted(step.time for step in found.steps if step.what == "record") == sorted(
+            event["at"] for event in inside
+        )
+        assert {step.source for step in found.steps if step.place} == {event["side"] for event in inside}
+    found = ask(pipeline(), data_dir, "left_alone", ["left", 100])
+    assert found.agrees and found.stored == 10 and found.read == 70
+
+
+async def test_what_came_through_the_log_is_read_from_there_and_nothing_new_is_taken_in(data_dir):
+    def pipeline():
+        flow = sa.Pipeline("through")
+        push = Push(id="push")
+        flow.source(push).through_log("pushed").key_by("key").count().to_view("counts")
+        return flow, push
+
+    flow, push = pipeline()
+    async with sa.run(flow, data_dir) as job:
+        await push.send_many([{"key": "a"}, {"key": "b"}, {"key": "a"}])
+        await job.catch_up()
+    found = await explain(pipeline()[0], data_dir, "counts", "a")
+    assert found.agrees and found.stored == 2 and ids(found) == [0, 2]
+
+
+async def test_records_that_retention_has_removed_are_said_to_be_missing(data_dir, monkeypatch):
+    monkeypatch.setattr(appender, "SEGMENT_BYTES_MAX", 200)
+
+    def pipeline():
+        flow = sa.Pipeline("retained")
+        flow.topic("events").key_by("key").count().to_view("counts")
+        return flow
+
+    async with sa.Log(data_dir) as log:
+        topic = await log.create_topic("events")
+        for _ in range(30):
+            await topic.append_many([b'{"key": "a"}', b'{"key": "b"}'])
+        async with sa.run(pipeline(), data_dir, settings=sa.Settings(bound=sa.Bound.UNTIL_END), log=log) as job:
+            await job.wait()
+        assert await topic.retain(max_bytes=500) > 0
+    found = await explain(pipeline(), data_dir, "counts", "a")
+    (first,) = found.missing.values()
+    assert found.stored == 30 and not found.agrees and 0 < first < 60
+    assert ids(found) == list(range(first + first % 2, 60, 2)) and found.value == len(ids(found))
