@@ -34,6 +34,7 @@ from typing import Any
 import msgspec
 
 from streamactors.core.errors import Damaged, Held, UsageError
+from streamactors.core.formats import newer
 from streamactors.core.ports import Disk
 
 FIRST = "v1"
@@ -246,10 +247,8 @@ class Catalogue:
             found = msgspec.json.decode(data, type=Versions)
         except msgspec.DecodeError as error:
             raise Damaged(f"{self._path} can't be read: {error}. Restore it from a copy.") from error
-        if found.format != _FORMAT:
-            raise UsageError(
-                f"{self._path} has format {found.format}, this release reads {_FORMAT}. Use the release that wrote it."
-            )
+        if found.format > _FORMAT:
+            raise UsageError(newer(str(self._path), found.format, _FORMAT))
         return found
 
     def change(self, job: str, first: str, now_ms: int, change: Callable[[Versions], None]) -> Versions:

@@ -35,6 +35,7 @@ from zlib import crc32
 
 from streamactors.core.connectors import Stamp
 from streamactors.core.errors import StorageError, UsageError
+from streamactors.core.formats import newer
 from streamactors.core.limits import APPEND_RECORDS_MAX, FRAME_BYTES_MAX, RECORD_BYTES_MAX
 
 FORMAT_VERSION = 1
@@ -302,10 +303,7 @@ def decode_header(data: bytes, at: int, segment: bytes, position: int) -> FrameH
     if crc32(data[at : at + HEADER_BYTES - CHECKSUM_BYTES], seed) != checksum:
         return None
     if version not in (FORMAT_VERSION, ERASED_VERSION):
-        raise StorageError(
-            f"a frame at position {position} has format version {version}, this release reads up to {ERASED_VERSION}. "
-            "It was written by a newer release; read it with that one."
-        )
+        raise StorageError(newer(f"a frame at position {position}", version, ERASED_VERSION))
     length = HEADER_BYTES + extras + keys + values
     if flags & (VALUE_LENGTHS | KEY_LENGTHS):
         length += 4 * count * (bool(flags & VALUE_LENGTHS) + bool(flags & KEY_LENGTHS))

@@ -21,6 +21,7 @@ from zlib import crc32
 import msgspec
 
 from streamactors.core.errors import NO_ROOM, Held, QuotaFull, StorageError, UsageError
+from streamactors.core.formats import newer
 from streamactors.core.ports import Ports
 
 from .appends import Appends
@@ -53,9 +54,12 @@ class Place(NamedTuple):
     offset: int
 
 
+_TOPIC_VERSION = 1
+
+
 class _TopicFile(msgspec.Struct):
     partitions: int
-    version: int = 1
+    version: int = _TOPIC_VERSION
 
 
 class Log:
@@ -201,11 +205,14 @@ class Log:
             return None
         file = disk.open(path)
         try:
-            return msgspec.json.decode(file.read(0, file.size()), type=_TopicFile).partitions
+            found = msgspec.json.decode(file.read(0, file.size()), type=_TopicFile)
         except msgspec.DecodeError as error:
             raise StorageError(f"{path} is not a topic's description ({error}). Restore it from a copy.") from error
         finally:
             file.close()
+        if found.version > _TOPIC_VERSION:
+            raise StorageError(newer(str(path), found.version, _TOPIC_VERSION))
+        return found.partitions
 
     def _make(self, folder: Path, partitions: int) -> int:
         """Return the number of partitions that the topic has now."""

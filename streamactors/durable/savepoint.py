@@ -41,6 +41,7 @@ import msgspec
 
 from streamactors.core.codec import encode_value
 from streamactors.core.errors import Damaged, UsageError
+from streamactors.core.formats import newer
 
 from .rows import Row
 
@@ -208,10 +209,7 @@ class SavepointDecoder:
         if crc32(data[:-4]) != checked:
             raise self._damaged(0, "has a head that does not check out")
         if version > FORMAT:
-            raise UsageError(
-                f"{self._where} has format {version}, this release reads up to {FORMAT}. A release reads what it and "
-                "all before it have written, never what a later one has: use the release that wrote it, or a later one."
-            )
+            raise UsageError(newer(self._where, version, FORMAT))
 
     def _block(self) -> tuple[int, Any]:
         start = self._position

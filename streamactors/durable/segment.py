@@ -34,7 +34,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from zlib import crc32
 
-from streamactors.core.errors import Damaged
+from streamactors.core.errors import Damaged, StorageError
+from streamactors.core.formats import newer
 
 from .frames import MAGIC, FrameHeader, body_checks_out, decode_extras, decode_header
 from .tables import Tables
@@ -100,8 +101,8 @@ def decode_head(data: bytes, where: str) -> SegmentHead:
     if len(data) < HEAD_BYTES or crc32(data[:-4]).to_bytes(4, "little") != data[-4:] or data[:8] != _HEAD_MAGIC:
         raise _damaged(where, 0, "its head is not what was written")
     _, version, segment, base, time, _ = _HEAD.unpack(data)
-    if version != _HEAD_VERSION:
-        raise Damaged(f"{where} has format version {version}, this release reads {_HEAD_VERSION}. Use a newer release.")
+    if version > _HEAD_VERSION:
+        raise StorageError(newer(where, version, _HEAD_VERSION))
     return SegmentHead(segment, base, time)
 
 

@@ -54,6 +54,7 @@ import lmdb
 
 from streamactors.core.codec import decode_value, encode_value, seal, unseal
 from streamactors.core.errors import QuotaFull, StorageError, UsageError
+from streamactors.core.formats import newer
 from streamactors.core.limits import CHECKPOINTS_KEPT, MAP_SIZE
 
 from .checkpoint import Checkpoint, CommitStats, Restored, own_rows, summary_of
@@ -179,11 +180,8 @@ class Store:
             stored = {"job": job, "version": version, "incarnation": new_id, "format": FORMAT}
             self._save_meta("identity", stored)
         found = Identity(**stored)
-        if found.format != FORMAT:
-            raise UsageError(
-                f"the state in {self.folder} has format {found.format}, this release reads format {FORMAT}. Run it "
-                "with the release that wrote it, or start again from the log in another folder."
-            )
+        if found.format > FORMAT:
+            raise UsageError(newer(f"the state in {self.folder}", found.format, FORMAT))
         if job is not None and (found.job, found.version) != (job, version):
             raise UsageError(
                 f"the state in {self.folder} belongs to job {found.job!r} version {found.version}, not to {job!r} "

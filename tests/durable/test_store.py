@@ -157,7 +157,7 @@ def test_another_format_is_refused(store):
     mine = store.identity("quiz", new_id=ID)
     store._save_meta("identity", {**asdict(mine), "format": 99})
 
-    with pytest.raises(UsageError, match="has format 99, this release reads format 1"):
+    with pytest.raises(UsageError, match="has format version 99, this release reads up to 1"):
         store.identity("quiz")
 
 
