@@ -31,6 +31,10 @@ READ_AHEAD_BATCHES = 2
 KEY_GROUPS = 128
 """Key groups of a keyed operator, fixed for the life of a job: the most parts it can ever have."""
 
+TURN_ENTRIES = 4_096
+"""Entries of state that are put in order, or read back, in one go: about 8 ms of the event loop. More holds up the
+service around the job; fewer makes more runs to be merged."""
+
 ENCODE_SLICE_ENTRIES = 512
 """Entries encoded in one go between batches at a checkpoint: about half a millisecond of the event loop."""
 

@@ -34,13 +34,13 @@ If we crash: dicts are gone, LMDB has the last committed epoch, the records afte
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Generator, Iterable
 from itertools import islice
 from typing import Any, Protocol
 
 from streamactors.core.codec import decode_value, encode_value, seal, unseal
 from streamactors.core.keys import CanonicalKey, decode_key, encode_key, key_group
-from streamactors.core.limits import CACHE_ENTRIES_MAX, DIRTY_BYTES_MAX, DIRTY_ENTRIES_MAX, KEY_GROUPS
+from streamactors.core.limits import CACHE_ENTRIES_MAX, DIRTY_BYTES_MAX, DIRTY_ENTRIES_MAX, KEY_GROUPS, TURN_ENTRIES
 
 from .memtable import FrozenEpoch, MemTable
 from .rows import GROUP_BYTES, Namespace, encode_keys, namespace_bytes, read_rows, row_key
@@ -178,10 +178,25 @@ class KeyedState:
 
     def entries(self, namespace: Namespace) -> dict[CanonicalKey, Any]:
         """Return a copy of all entries of a namespace, in no order that means anything. Cost: no more than copying."""
-        found = self._found(namespace)
-        if None in found.values():
-            return {key: value for key, value in found.items() if value is not None}
-        return found.copy()
+        return _present(self._found(namespace))
+
+    def is_large(self, namespace: Namespace) -> bool:
+        """Return whether to go through a namespace may take longer than a turn of the loop."""
+        space = self._spaces.get(namespace)
+        if space is None:
+            return not self._fresh
+        return not space.complete or len(space.live) > TURN_ENTRIES
+
+    def entries_in_turns(self, namespace: Namespace) -> Generator[None, None, dict[CanonicalKey, Any]]:
+        """Return what ``entries`` returns; yield between turns. The namespace must not change meanwhile."""
+        space = self._space(namespace)
+        if not space.complete:
+            stored: dict[CanonicalKey, Any] = {}
+            for group in self.groups:
+                stored.update(self._stored(namespace, [group]))
+                yield
+            return _present(self._joined(space, stored))
+        return _present(space.live)
 
     def drop(self, namespace: Namespace) -> None:
         """Delete a whole namespace. What is put there afterwards is new."""
@@ -246,14 +261,14 @@ class KeyedState:
 
     def _found(self, namespace: Namespace) -> dict[CanonicalKey, Any]:
         """Return all that is known of a namespace, here and in LMDB; None for a key that is known to be absent."""
-        space = self._spaces.get(namespace)
-        if space is None:
-            if self._fresh:
-                return {}
-            space = self._space(namespace)
-        if space.complete:
-            return space.live
-        found = {**self._stored(namespace), **space.live}
+        if namespace not in self._spaces and self._fresh:
+            return {}
+        space = self._space(namespace)
+        return space.live if space.complete else self._joined(space, self._stored(namespace, self.groups))
+
+    def _joined(self, space: _Space, stored: dict[CanonicalKey, Any]) -> dict[CanonicalKey, Any]:
+        """Return all of a namespace: *stored*, as what is known here changes it. Keep it if there is room."""
+        found = {**stored, **space.live}
         if self._known() + len(found) - len(space.live) <= self._cache_max:
             space.live, space.complete = found, True
         return found
@@ -312,11 +327,11 @@ class KeyedState:
         found = read_rows(self._store.place(self.database), 2 + len(tail), rows)
         live.update({wanted[key]: value for key, value in found})
 
-    def _stored(self, namespace: Namespace) -> dict[CanonicalKey, Any]:
-        """Return what LMDB has of a namespace."""
+    def _stored(self, namespace: Namespace, groups: Iterable[int]) -> dict[CanonicalKey, Any]:
+        """Return what LMDB has of a namespace in some key groups."""
         tail = namespace_bytes(namespace)
         with self._store.snapshot() as snapshot:
-            rows = [row for group in self.groups for row in snapshot.scan(self.database, GROUP_BYTES[group] + tail)]
+            rows = [row for group in groups for row in snapshot.scan(self.database, GROUP_BYTES[group] + tail)]
         found = read_rows(self._store.place(self.database), 2 + len(tail), rows)
         return {decode_key(encoded): value for encoded, value in found}
 
@@ -357,6 +372,11 @@ class OperatorRow:
 
     def committed(self, epoch: int) -> None:
         """Nothing is kept for it."""
+
+
+def _present(found: dict[CanonicalKey, Any]) -> dict[CanonicalKey, Any]:
+    """Return a copy without the keys that are known to be absent."""
+    return {k: value for k, value in found.items() if value is not None} if None in found.values() else found.copy()
 
 
 def _encoded(entry: tuple[bytes, CanonicalKey, Any]) -> bytes:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from streamactors.core.batch import Batch, Kind, Window
 from streamactors.core.errors import BadRecord, PipelineError, RecordPlace
 from streamactors.core.ports import Clock
+from streamactors.core.signals import ClockMark, Flush, Watermark
 from streamactors.core.times import MIN_TIME
 
 from .dead_letters import OnError, dead_letter
@@ -173,6 +174,22 @@ class Operator:
 
     def on_flush(self) -> None:
         """A bounded run ends: show early what is held, purge nothing."""
+
+    def turns(self, signal: Watermark | ClockMark | Flush) -> Iterable[None]:
+        """
+        Handle *signal* in turns of a few ms each: the loop belongs to others between two of them.
+
+        The stage takes nothing else meanwhile, so state and the place in the sequence stay as they are. What handles a
+        signal at once, as most do, has no turns.
+        """
+        match signal:
+            case Watermark(time):
+                self.on_watermark(time)
+            case ClockMark(time):
+                self.on_clock(time)
+            case Flush():
+                self.on_flush()
+        return ()
 
 
 def counted_in(operator: Operator, take: Emit) -> Emit:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -152,7 +152,7 @@ class Stage(Actor):
             self._note_committed()
         message = self._next()
         if message is not None:
-            self._handle(message)
+            await self._handle(message)
         encoded = self._encode_slice()
         if self._ending and self._encoding is None:
             self.stopping = True
@@ -206,11 +206,11 @@ class Stage(Actor):
             self._messages.append((group.sequence, group.signal))
         return True
 
-    def _handle(self, message: Batch | Answered | Signal) -> None:
+    async def _handle(self, message: Batch | Answered | Signal) -> None:
         if isinstance(message, Batch | Answered):
             self._on_rows(message)
         else:
-            self._on_signal(message)
+            await self._on_signal(message)
         passed = None if self._head is None else self._head.in_flight.passed
         if passed is not None:  # more may leave with this number
             self._advance(passed)
@@ -231,26 +231,27 @@ class Stage(Actor):
         if any(durable.full for durable in self._chain.durables):
             self.press()
 
-    def _on_signal(self, signal: Signal) -> None:
-        operators = self._chain.operators
+    async def _on_signal(self, signal: Signal) -> None:
         match signal:
             case Watermark(time):
                 assert time >= self.watermark, f"{self.name}: the watermark went back to {time}"
                 self.watermark = time
-                for operator, hold in zip(operators, self._chain.holds, strict=True):
-                    operator.on_watermark(time if time == MAX_TIME else time - hold)
-            case ClockMark(time):
-                for operator in operators:
-                    operator.on_clock(time)
-            case Flush():
-                for operator in operators:
-                    operator.on_flush()
+                for operator, hold in zip(self._chain.operators, self._chain.holds, strict=True):
+                    await self._take_turns(operator.turns(Watermark(time if time == MAX_TIME else time - hold)))
+            case ClockMark() | Flush():
+                for operator in self._chain.operators:
+                    await self._take_turns(operator.turns(signal))
             case Barrier(_, epoch):
                 self._freeze(epoch)
             case End():
                 self._ending = True
         for channel in self.outputs:
             channel.put(self.sequence, signal)
+
+    async def _take_turns(self, turns: Iterable[None]) -> None:
+        """Give the loop to others between turns: a window of a million keys takes seconds."""
+        for _ in turns:
+            await asyncio.sleep(0)
 
     def _freeze(self, epoch: int) -> None:
         assert self._encoding is None, f"B1: {self.name} met epoch {epoch} before it handed over {self._encoding}"

@@ -36,7 +36,9 @@ from typing import TYPE_CHECKING, Any
 from streamactors.core.batch import Batch, Kind, Window
 from streamactors.core.errors import BadRecord, PipelineError
 from streamactors.core.keys import CanonicalKey, encode_key
-from streamactors.core.limits import BATCH_RECORDS_MAX
+from streamactors.core.limits import BATCH_RECORDS_MAX, TURN_ENTRIES
+from streamactors.core.ordering import in_order
+from streamactors.core.signals import ClockMark, Flush, Watermark
 from streamactors.core.times import MAX_TIME, MIN_TIME
 
 from .aggregates import Aggregate
@@ -316,6 +318,10 @@ class WindowOperator(Operator):
             self._show_all(start, Kind.ON_TIME, "out")
         for start in go:
             self._show_all(start, Kind.FINAL, "final")
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Let the state go of what has fired, and of what nothing may change any more."""
         for pane in [pane for pane in self._changed if not self._life.unfired(pane)]:
             self._forget_changed(pane)
         for pane in self._life.release():
@@ -325,13 +331,52 @@ class WindowOperator(Operator):
             self._panes.trim()
         self._note()
 
+    def turns(self, signal: Watermark | ClockMark | Flush) -> Iterable[None]:
+        """Fire large windows in turns; what holds little is handled at once."""
+        if isinstance(signal, Watermark) and self._panes is None and any(map(self._state.is_large, self._life.held)):
+            return self._fire_in_turns(signal.time)
+        changed = sum(map(len, self._changed.values()))
+        if not isinstance(signal, Watermark) and self._panes is None and changed > TURN_ENTRIES:
+            return self._show_changed_in_turns(signal)
+        return super().turns(signal)
+
+    def _fire_in_turns(self, time: int) -> Iterator[None]:
+        if time <= self._life.watermark:  # (W1)
+            return
+        fire, go = self._life.advance(time)
+        shown = [(start, Kind.ON_TIME, "out") for start in fire] + [(start, Kind.FINAL, "final") for start in go]
+        for start, kind, output in shown:
+            if output in self.outputs:
+                entries = yield from self._state.entries_in_turns(self.assigner.start(start))
+                for rows in in_order(entries.items()):
+                    keys, accs = [key for key, _ in rows], [acc for _, acc in rows]
+                    self._show(start, keys, accs, kind, self.emit if output == "out" else self.emit_final)
+                    yield
+        self._let_go()
+
+    def _show_changed_in_turns(self, signal: ClockMark | Flush) -> Iterator[None]:
+        if isinstance(signal, ClockMark) and not self._begins_period(signal.time):
+            return
+        for pane in sorted(self._changed):
+            for rows in in_order(dict.fromkeys(self._changed[pane]).items()):
+                keys = [key for key, _ in rows]
+                self._show(pane, keys, self._state.get_many(pane, keys), Kind.EARLY, self.emit)
+                yield
+            self._forget_changed(pane)
+
     def on_clock(self, time: int) -> None:
         """Show what changed in open windows, if *time* lies in a new period."""
-        # Marks are journaled, on the grid of the region's smallest period, and may jump over several of ours.
-        if self.early_every is not None and time // self.early_every != self._period:
-            self._period = time // self.early_every
+        if self._begins_period(time):
             self._show_changed()
-            self._note()
+
+    def _begins_period(self, time: int) -> bool:
+        """Return whether early results are due, and note that they were shown."""
+        # Marks are journaled, on the grid of the region's smallest period, and may jump over several of ours.
+        if self.early_every is None or time // self.early_every == self._period:
+            return False
+        self._period = time // self.early_every
+        self._note()
+        return True
 
     def on_flush(self) -> None:
         """Show what changed in open windows, if they have early results at all."""
