@@ -18,7 +18,7 @@ Epoch = list[Batch]
 _SMALL, _LARGE, _HUGE = 5, 300_000, 5_000_000  # characters of a text; four large ones make several payloads
 _WINDOW_MS = 1_000
 
-_APPENDS = (
+_APPENDS: tuple[list[tuple[int, int]], ...] = (
     [(3, _SMALL)],
     [(4, _SMALL), (1, _SMALL), (5, _SMALL)],
     [],
@@ -28,7 +28,7 @@ _APPENDS = (
 )
 """Epochs of batches: (values, characters of each)."""
 
-_UPSERTS = (
+_UPSERTS: tuple[list[str], ...] = (
     ["+a 0", "+b 0", "+c 0"],
     ["+b 0", "-c 0", "+a 1", "+b 0"],  # a correction of a correction
     [],
