@@ -168,12 +168,26 @@ def main() -> None:
     """Run the command line of this process and exit."""
     if sys.platform == "win32":
         sys.exit("streamactors: Windows is not supported: it lacks the file locks that this needs. Use WSL 2.")
+    _fill_closed_streams()
     code = invoke(sys.argv[1:])
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _broken_pipe()
     sys.exit(code)
+
+
+def _fill_closed_streams() -> None:
+    """Let what the caller closed lead nowhere; else the next file that is opened, a segment say, is standard output."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def invoke(arguments: list[str]) -> int:

@@ -22,7 +22,7 @@ from rich.text import Text
 from streamactors.durable.views import ViewReader
 from streamactors.job.status import JobStatus, PartitionStatus, RegionStatus
 
-from .output import iso_time, to_json
+from .output import iso_time, printable, to_json
 from .progress import checkpoint_text, late_of, reasons_shown, records_of, watermark_text
 
 ROWS_SHOWN = 3
@@ -131,7 +131,7 @@ def _view(top: TopRows) -> list[RenderableType]:
 
 def _value_cells(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [f"{name} {_text(item)}" for name, item in islice(value.items(), 4)]
+        return [f"{printable(str(name))} {_text(item)}" for name, item in islice(value.items(), 4)]
     return [_text(value)]
 
 
@@ -140,7 +140,7 @@ def _text(value: Any) -> str:
         return f"{value:,.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    text = value if isinstance(value, str) else to_json(value)
+    text = printable(value if isinstance(value, str) else to_json(value))
     return text if len(text) <= 40 else text[:39] + "…"
 
 

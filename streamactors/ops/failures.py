@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,8 @@ from streamactors.core.errors import (
     StreamActorsError,
     UsageError,
 )
+
+from .output import printable
 
 OK = 0
 FAILED = 1
@@ -72,8 +75,9 @@ def report(error: BaseException) -> None:
 
 
 def complain(message: str) -> None:
-    """Write one message on standard error."""
-    sys.stderr.write(f"streamactors: {message}\n")
+    """Write one message on standard error; where nobody takes it, the exit code has to do."""
+    with suppress(OSError):
+        sys.stderr.write(f"streamactors: {printable(message, lines=True)}\n")
 
 
 def _report_cause(cause: BaseException) -> None:

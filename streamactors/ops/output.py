@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ PAGE_ROWS = 1_024
 
 _GAP = "  "
 
+_ORDERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it: control characters, line breaks, turns of the direction of writing."""
+
 
 def write(data: bytes) -> None:
     """Write all of *data* behind what was written before."""
@@ -32,9 +36,18 @@ def flush() -> None:
     sys.stdout.buffer.flush()
 
 
-def say(line: str) -> None:
-    """Write one line of text."""
-    write(line.encode("utf-8", "replace") + b"\n")
+def printable(text: str, *, lines: bool = False) -> str:
+    """Return *text* with what a terminal would obey escaped, as it may come from data; line breaks stay in *lines*."""
+    return _ORDERS.sub(lambda found: found[0] if lines and found[0] in "\n\t" else _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def say(text: str) -> None:
+    """Write text, a line or several."""
+    write(printable(text, lines=True).encode("utf-8", "replace") + b"\n")
     flush()
 
 
@@ -80,11 +93,9 @@ def _aligned(cells: list[list[str]], widths: list[int], right: list[bool]) -> It
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return value
     if isinstance(value, float):
         return f"{value:.6g}"
-    return to_json(value)
+    return printable(value if isinstance(value, str) else to_json(value))
 
 
 def base64_object(data: bytes) -> dict[str, str]:
