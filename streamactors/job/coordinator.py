@@ -17,35 +17,18 @@ after the rewind, and its records would count twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamactors.core.ports import Clock
 from streamactors.core.signals import Barrier
-from streamactors.durable.store import Checkpoint, CommitStats, Delta
-from streamactors.engine.actor import Actor
+from streamactors.durable.store import Checkpoint, Delta
 from streamactors.flow.reader import Reader
-from streamactors.flow.sequencer import Sequencer
 from streamactors.flow.sequencing import Entry
-from streamactors.flow.stage import Stage
 
 from .epochs import EpochLedger, EpochState
-from .figures import RunFigures
-from .immediate import SinkOutput, Stopped
-from .room import Room
-
-Commit = Callable[[Checkpoint], Awaitable[CommitStats]]
-
-
-@dataclass
-class EpochReport:
-    """What is known of the last checkpoint, for ``job.status()``."""
-
-    epoch: int = 0
-    ms: float = 0.0
-    bytes: int = 0
-    at_ms: int = 0
+from .immediate import Stopped
+from .keeping import EpochReport, Keeper, Keeping, answer_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,58 +52,24 @@ class _Gathered:
     deltas: list[Delta] = field(default_factory=list)
 
 
-class Coordinator(Actor):
+class Coordinator(Keeper):
     """Begin, gather, commit. See the module's header."""
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        region: str,
-        attempt: int,
-        last_epoch: int,
-        sequencer: Sequencer,
-        stages: Sequence[Stage],
-        readers: Sequence[Reader],
-        outputs: Sequence[SinkOutput],
-        commit: Commit,
-        room: Room,
-        figures: RunFigures,
-        clock: Clock,
-        interval: float,
-    ) -> None:
-        super().__init__(name)
-        self.report = EpochReport(epoch=last_epoch)
-        self._region = region
-        self._attempt = attempt
-        self._sequencer = sequencer
-        self._stages = list(stages)
+    def __init__(self, name: str, keeping: Keeping, readers: Sequence[Reader]) -> None:
+        super().__init__(name, keeping)
         self._readers = list(readers)
-        self._outputs = list(outputs)
-        self._store_commit = commit
-        self._room = room
-        self._figures = figures
-        self._clock = clock
-        self._interval = interval
-        self._ledger = EpochLedger(["sequencer", *(stage.name for stage in stages)], last=last_epoch)
+        self._ledger = EpochLedger(["sequencer", *(stage.name for stage in self._stages)], last=keeping.last_epoch)
         self._gathered: _Gathered | None = None
         self._committing: asyncio.Task[None] | None = None
-        self._due_at = clock.monotonic() + interval
-        self._requests: list[asyncio.Future[int | None]] = []
         self._answering: list[asyncio.Future[int | None]] = []
         self._pressed = False
-        self._closed = False
         self.handed_over: HandedOver | None = None
         """What an epoch that commits waits for; stays when its commit fails."""
 
-        self.shown_until = clock.monotonic()
-        """All that was numbered before this monotonic time is visible."""
-
-        room.on_wait = self._hold
-        sequencer.on_cut = self._on_cut
-        sequencer.on_exhausted = self.wake
-        sequencer.on_caught_up = self._hurry
-        for stage in stages:
+        self._room.on_wait = self._hold
+        self._sequencer.on_cut = self._on_cut
+        self._sequencer.on_caught_up = self._hurry
+        for stage in self._stages:
             stage.hand_over = self._on_hand_over
             stage.press = self._press
 
@@ -156,28 +105,6 @@ class Coordinator(Actor):
             await asyncio.wait([self._committing])
             if not self._committing.cancelled():
                 self._committing.exception()  # it is known, or nobody's to know any more
-
-    @property
-    def waiting_for_room(self) -> str | None:
-        """Why the epoch that is committing waits for room on a disk, or in a quota; None: it does not."""
-        return self._room.waiting
-
-    def stop(self) -> None:
-        """Ask to leave; what waits for room gives up."""
-        super().stop()
-        self._room.close()
-
-    async def request(self) -> int | None:
-        """Take a checkpoint now; return its epoch, which holds all that was numbered before the call.
-
-        None: the region failed or ended first.
-        """
-        if self._closed:  # its actors may still be ending
-            return None
-        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._requests.append(answer)
-        self.wake()
-        return await answer
 
     async def run(self) -> None:
         """Take checkpoints until the run ends, or until told to stop."""
@@ -340,10 +267,3 @@ class Coordinator(Actor):
                 await asyncio.wait([self._committing])
         finally:
             answer_all([*self._requests, *self._answering], None)
-
-
-def answer_all(answers: list[asyncio.Future[int | None]], epoch: int | None) -> None:
-    """Tell who waits for a checkpoint which one it was."""
-    for answer in answers:
-        if not answer.done():
-            answer.set_result(epoch)

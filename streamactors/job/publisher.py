@@ -19,93 +19,30 @@ from collections.abc import Sequence
 import msgspec
 
 from streamactors.core.limits import ENCODE_SLICE_ENTRIES
-from streamactors.core.ports import Clock
 from streamactors.durable.store import Checkpoint
 from streamactors.durable.views import ViewBuffer
-from streamactors.engine.actor import Actor
-from streamactors.flow.sequencer import Sequencer
-from streamactors.flow.stage import Stage
 
-from .coordinator import Commit, EpochReport, answer_all
-from .figures import RunFigures
-from .immediate import SinkOutput, Stopped
-from .room import Room
+from .immediate import Stopped
+from .keeping import EpochReport, Keeper, Keeping, answer_all
 
 POLL_SECONDS = 0.002
 """How often the publisher looks whether the stages have come to where somebody waits for them."""
 
 
-class Publisher(Actor):
+class Publisher(Keeper):
     """Store views at an interval. See the module's header."""
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        region: str,
-        attempt: int,
-        last_epoch: int,
-        sequencer: Sequencer,
-        stages: Sequence[Stage],
-        outputs: Sequence[SinkOutput],
-        views: Sequence[ViewBuffer],
-        commit: Commit,
-        room: Room,
-        figures: RunFigures,
-        clock: Clock,
-        interval: float,
-    ) -> None:
-        super().__init__(name)
-        self.report = EpochReport(epoch=last_epoch)
-        self.waiting_for: frozenset[str] = frozenset()  # as of a coordinator: here nobody is ever waited for
-        self._region = region
-        self._attempt = attempt
-        self._sequencer = sequencer
-        self._stages = list(stages)
-        self._outputs = list(outputs)
+    def __init__(self, name: str, keeping: Keeping, views: Sequence[ViewBuffer]) -> None:
+        super().__init__(name, keeping)
         self._views = list(views)
-        self._store_commit = commit
-        self._room = room
-        self._figures = figures
-        self._clock = clock
-        self._interval = interval
-        self._due_at = clock.monotonic() + interval
-        self._requests: list[asyncio.Future[int | None]] = []
-        self._closed = False
-        self.shown_until = clock.monotonic()
-        """All that views had by this monotonic time is stored."""
-
-        room.on_wait = self._hold
-        sequencer.on_exhausted = self.wake
-        for stage in stages:
+        self._room.on_wait = self._hold
+        for stage in self._stages:
             stage.press = self._press
 
     @property
     def unseen(self) -> bool:
         """Whether a view has something that is not stored, which other processes don't see."""
         return any(view.entries_dirty for view in self._views)
-
-    @property
-    def waiting_for_room(self) -> str | None:
-        """Why what is to be stored or written waits for room; None: it does not."""
-        return self._room.waiting
-
-    def stop(self) -> None:
-        """Ask to leave; what waits for room gives up."""
-        super().stop()
-        self._room.close()
-
-    async def request(self) -> int | None:
-        """Store the views when all that was numbered before the call has been handled and written; return the epoch.
-
-        None: the region failed or ended first.
-        """
-        if self._closed:
-            return None
-        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._requests.append(answer)
-        self.wake()
-        return await answer
 
     async def run(self) -> None:
         """Store until the run ends, or until told to stop."""

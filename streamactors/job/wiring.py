@@ -34,11 +34,12 @@ from streamactors.flow.stage import Chain, Forward, Shuffle, Stage, groups_of_pa
 from streamactors.graph.nodes import Node
 from streamactors.graph.plan import Feed, RegionPlan, SourcePlan, StagePlan
 
-from .coordinator import Commit, Coordinator
+from .coordinator import Coordinator
 from .figures import RunFigures
 from .following import JournalTail, Lead
 from .guarantees import PROMISES, Promise
 from .immediate import ImmediateOutput, SinkOutput
+from .keeping import Commit, Keeping
 from .pending import Committer, PendingOutput, expect_what_is_there
 from .publisher import Publisher
 from .room import PatientTarget, Room
@@ -138,25 +139,25 @@ async def wire(region: RegionWorld, attempt: int, restored: Restored | None) -> 
     for stage in region.plan.stages:
         await builder.add_stage(stage)
     sequencer = builder.sequencer(readers)
-    common: dict[str, Any] = {
-        "region": region.plan.id,
-        "attempt": attempt,
-        "last_epoch": last_epoch(attempt, restored),
-        "sequencer": sequencer,
-        "stages": builder.stages,
-        "outputs": builder.outputs,
-        "commit": region.commit,
-        "room": region.room,
-        "figures": region.figures,
-        "clock": region.world.ports.clock,
-        "interval": region.settings.checkpoint_every_ms / 1_000,
-    }
+    keeping = Keeping(
+        region=region.plan.id,
+        attempt=attempt,
+        last_epoch=last_epoch(attempt, restored),
+        sequencer=sequencer,
+        stages=builder.stages,
+        outputs=builder.outputs,
+        commit=region.commit,
+        room=region.room,
+        figures=region.figures,
+        clock=region.world.ports.clock,
+        interval=region.settings.checkpoint_every_ms / 1_000,
+    )
     path = f"{region.job}/{region.plan.id}"
     coordinator: Coordinator | Publisher
     if region.promise.keeps:
-        coordinator = Coordinator(f"{path}/coordinator", readers=readers, **common)
+        coordinator = Coordinator(f"{path}/coordinator", keeping, readers)
     else:
-        coordinator = Publisher(f"{path}/publisher", views=builder.views, **common)
+        coordinator = Publisher(f"{path}/publisher", keeping, builder.views)
     aside = [*_ticker(region, sequencer), *_tail(region, sequencer)]
     actors: list[Actor] = [*builder.writing, *reversed(builder.stages), sequencer, *readers, *aside, coordinator]
     return RunningRegion(actors, sequencer, coordinator, builder.stages, readers, builder.outputs)
