@@ -84,15 +84,16 @@ class JournalTail(Actor):
     def _read(self) -> tuple[list[Entry], int]:
         """Return rows behind those that were fed, of whole epochs, and the last epoch that they belong to."""
         store = reading(self._lead.folder)
+        # Asked for first: a checkpoint without rows is passed by its number, and one that is taken while we look for
+        # rows must not be.
+        epoch = max(self.epoch, newest_epoch(self._lead))
         rows: list[Entry] = []
-        epoch = self.epoch
         for number, entries in store.journal_by_epoch(self._lead.region, after_epoch=self.epoch):
             rows += entries
-            epoch = number
             if len(rows) >= ROWS_MAX:
-                return rows, epoch
-        # A checkpoint may have been taken in which nothing was decided; it has no rows.
-        return rows, max(epoch, newest_epoch(self._lead) if not rows else epoch)
+                return rows, number
+            epoch = max(epoch, number)
+        return rows, epoch
 
 
 def newest_epoch(lead: Lead) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sqlite3
+from types import SimpleNamespace
 
 import pytest
 from msgspec import json
@@ -11,7 +12,12 @@ import streamactors as sa
 from streamactors.durable.catalogue import Catalogue, Served, Version, Versions
 from streamactors.durable.files import RealDisk
 from streamactors.durable.frames import Records
+from streamactors.durable.store import Restored
+from streamactors.flow.guide import Guide
+from streamactors.flow.sequencing import Position
+from streamactors.job import following
 from streamactors.job.folders import job_folder
+from streamactors.job.following import JournalTail, Lead
 from streamactors.job.promotion import Versioned
 from streamactors.job.succession import Part, part_of
 from streamactors.job.swapping import complete
@@ -294,3 +300,42 @@ async def test_a_version_with_a_sink_that_has_one_target_for_all_is_refused(data
     with pytest.raises(sa.PipelineError, match="sink everywhere has one target for all versions, which v1 writes"):
         async with running(flow, data_dir, "v2"):
             pass
+
+
+# Following. -----------------------------------------------------------------------------------------------------------
+
+
+class Committing:
+    """A store in which a checkpoint with a row is committed right after each look at it."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def restore(self, region):
+        self.epoch += 1
+        return Restored(region, 1, self.epoch - 1, {}, 0) if self.epoch > 1 else None
+
+    def journal_by_epoch(self, region, *, after_epoch):
+        rows = [(epoch, [("clock", epoch)]) for epoch in range(after_epoch + 1, self.epoch + 1)]
+        self.epoch += 1
+        yield from rows
+
+
+async def test_no_row_is_passed_over_that_is_committed_while_somebody_looks(monkeypatch):
+    """A row that is missed is missed for good: the next one would not fit behind what was read (S1)."""
+    store = Committing()
+    monkeypatch.setattr(following, "reading", lambda folder: store)
+    monkeypatch.setattr(following, "forget", lambda folder: None)
+    guide = Guide(Position([]))
+    sequencer = SimpleNamespace(stopping=False, wake=lambda: None)
+    tail = JournalTail("tail", Lead("v1", None, "events"), guide, sequencer, AtOnce(), None)
+    for _ in range(20):
+        await tail._feed()
+    fed = [row for _, row in guide._rows]
+    assert fed == [("clock", epoch) for epoch in range(1, len(fed) + 1)]
+    assert len(fed) >= 20
+
+
+class AtOnce:
+    async def run(self, lane, work, *arguments):
+        return work(*arguments)
