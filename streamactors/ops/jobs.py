@@ -17,7 +17,6 @@ from streamactors.durable.files import RealDisk
 from streamactors.durable.sharing import read_briefly
 from streamactors.durable.store import Store
 from streamactors.flow.dead_letters import topic_of
-from streamactors.graph.plan import SOURCE
 
 TOPIC_SINK = "topic."
 """What the id of a sink that writes a topic begins with."""
@@ -73,6 +72,8 @@ def all_jobs(data_dir: Path) -> list[JobFacts]:
 
 def facts_of(store: Store) -> JobFacts:
     """Return the facts of the job of *store*."""
+    from streamactors.graph.plan import SOURCE  # late: who shows a view needs no graph, and no asyncio
+
     name = store.folder.parent.name
     plan = store.plan or {}
     reads: set[str] = set()
