@@ -53,6 +53,11 @@ def close(store: Store) -> None:
         store.close()
 
 
+def written() -> int:
+    """Return how many stores this process has open to write: how many versions run in it."""
+    return sum(not store.read_only for store in list(_open.values()))
+
+
 def forget(folder: Path) -> None:
     """Close the store of *folder* if it was opened to read: nobody here will read it again, or it is to be removed."""
     with _lock:

@@ -121,6 +121,11 @@ class Sequencer(Actor):
         return (row[1], row[2]) if row is not None and row[0] == "read" else None
 
     @property
+    def taken(self) -> bool:
+        """Whether the stages have taken all that was numbered."""
+        return not any(len(channel) for channel in self._channels)
+
+    @property
     def changed(self) -> bool:
         """Whether anything happened since the last barrier."""
         return bool(self.sequencing.journal) or self.sequence != self._cut_at

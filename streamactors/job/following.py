@@ -4,17 +4,24 @@ The journal's rows are read from the other version's store as its checkpoints ma
 our sequencer. What is not committed there is not followed here: it could still be decided anew. The other version may
 run in this process, in another one, or not at all.
 
+A replay takes all of the processor that it is given. A process of its own is given what others leave: the command
+lowers its priority. In a process in which another version runs, in the same event loop maybe, nobody can lower it. So
+there the guide is fed by small portions, and after each one we rest for as long as it took: half of the time belongs to
+whoever serves.
+
 It is cheap to ask: one look at the newest checkpoint's number, a few times in each of the other's intervals.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from streamactors.core.errors import PipelineError
 from streamactors.core.ports import Clock, Threads
-from streamactors.durable.sharing import forget, reading
+from streamactors.durable.sharing import forget, reading, written
 from streamactors.engine.actor import Actor
 from streamactors.flow.guide import Guide
 from streamactors.flow.sequencer import Sequencer
@@ -25,6 +32,15 @@ POLL_SECONDS = 0.02
 
 ROWS_MAX = 65_536
 """Rows of a journal that are held ahead of the sequencer: about 10 MB."""
+
+PORTION_OFFSETS = 4_096
+"""Offsets that are fed in one go where another version runs in this process: a batch. The pause behind it is some ms."""
+
+PORTION_POLL_SECONDS = 0.002
+"""How often it is looked whether a portion is done."""
+
+PAUSE_SECONDS_MAX = 0.1
+"""Behind a portion, at most: one that has waited for a sink, or for records, has taken nobody's time."""
 
 _LANE = "follow"
 
@@ -50,7 +66,7 @@ class JournalTail(Actor):
     ) -> None:
         super().__init__(name)
         self.epoch = 0
-        """The other version's newest checkpoint whose decisions are all in the guide."""
+        """The other version's newest checkpoint whose decisions are all in the guide, or about to be."""
 
         self._lead = lead
         self._guide = guide
@@ -58,6 +74,7 @@ class JournalTail(Actor):
         self._threads = threads
         self._clock = clock
         self._end: int | None = None  # the epoch with which the run ends, when it ends there
+        self._rows: deque[Entry] = deque()  # of epochs up to ``epoch``, not yet fed
 
     async def run(self) -> None:
         """Feed until told to stop, or until the sequencer has ended."""
@@ -73,13 +90,35 @@ class JournalTail(Actor):
     async def _feed(self) -> bool:
         """Feed what is new; return whether anything was."""
         rows, epoch = await self._threads.run(_LANE, self._read)
-        if epoch > self.epoch:
+        self.epoch = epoch
+        if written() > 1:
+            self._rows.extend(portions(rows))
+            await self._feed_portions()
+        else:
             self._guide.feed(rows)
-            self.epoch = epoch
-        self._guide.closed = self._end is not None and self.epoch >= self._end
+        self._guide.closed = not self._rows and self._end is not None and self.epoch >= self._end
         if rows or self._guide.closed:
             self._sequencer.wake()
         return bool(rows)
+
+    async def _feed_portions(self) -> None:
+        """Feed what was read, and rest after each portion for as long as it took."""
+        while self._rows and not self.stopping and not self._sequencer.stopping:
+            began, offsets, portion = self._clock.monotonic(), 0, list[Entry]()
+            while self._rows and offsets < PORTION_OFFSETS:
+                portion.append(self._rows.popleft())
+                offsets += _offsets(portion[-1])
+            self._guide.feed(portion)
+            self._sequencer.wake()
+            while not self._is_idle():
+                await self._clock.sleep(PORTION_POLL_SECONDS)
+            if self._rows:
+                await self._clock.sleep(min(PAUSE_SECONDS_MAX, self._clock.monotonic() - began))
+
+    def _is_idle(self) -> bool:
+        """Whether what was fed is done, or never will be."""
+        done = self._guide.next is None and self._sequencer.taken
+        return done or self.stopping or self._sequencer.stopping or self._sequencer.exhausted
 
     def _read(self) -> tuple[list[Entry], int]:
         """Return rows behind those that were fed, of whole epochs, and the last epoch that they belong to."""
@@ -94,6 +133,21 @@ class JournalTail(Actor):
                 return rows, number
             epoch = max(epoch, number)
         return rows, epoch
+
+
+def portions(rows: Iterable[Entry]) -> Iterator[Entry]:
+    """Cut ranges, so that none has more than a portion."""
+    for row in rows:
+        if row[0] != "read":
+            yield row
+            continue
+        kind, source, partition, first, end = row
+        for start in range(first, end, PORTION_OFFSETS):
+            yield kind, source, partition, start, min(end, start + PORTION_OFFSETS)
+
+
+def _offsets(row: Entry) -> int:
+    return row[4] - row[3] if row[0] == "read" else 0
 
 
 def newest_epoch(lead: Lead) -> int:

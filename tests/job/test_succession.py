@@ -14,10 +14,10 @@ from streamactors.durable.files import RealDisk
 from streamactors.durable.frames import Records
 from streamactors.durable.store import Restored
 from streamactors.flow.guide import Guide
-from streamactors.flow.sequencing import Position
+from streamactors.flow.sequencing import Position, joined
 from streamactors.job import following
 from streamactors.job.folders import job_folder
-from streamactors.job.following import JournalTail, Lead
+from streamactors.job.following import JournalTail, Lead, portions
 from streamactors.job.promotion import Versioned
 from streamactors.job.succession import Part, part_of
 from streamactors.job.swapping import complete
@@ -339,3 +339,11 @@ async def test_no_row_is_passed_over_that_is_committed_while_somebody_looks(monk
 class AtOnce:
     async def run(self, lane, work, *arguments):
         return work(*arguments)
+
+
+def test_portions_of_rows_are_the_rows_cut_and_none_is_longer():
+    rows = [("read", "a", 0, 5, 10_000), ("clock", 7), ("read", "a", 0, 10_000, 10_001), ("read", "a", 1, 0, 4_096)]
+    cut = list(portions(rows))
+    assert list(joined(cut)) == list(joined(rows))
+    assert max(row[4] - row[3] for row in cut if row[0] == "read") == 4_096
+    assert len(cut) == 6
