@@ -34,7 +34,7 @@ ROWS_MAX = 65_536
 """Rows of a journal that are held ahead of the sequencer: about 10 MB."""
 
 PORTION_OFFSETS = 4_096
-"""Offsets that are fed in one go where another version runs in this process: a batch. The pause behind it is some ms."""
+"""Offsets that are fed in one go where another version runs in this process: a batch, some ms of work."""
 
 PORTION_POLL_SECONDS = 0.002
 """How often it is looked whether a portion is done."""
