@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain
 from struct import Struct as Packed
 from typing import Any
 from zlib import crc32
@@ -129,7 +130,7 @@ class SavepointEncoder:
 
     def rows(self, database: str, rows: Sequence[Row]) -> None:
         """Add rows of a database."""
-        flat = [part for row in rows for part in row]
+        flat = list(chain.from_iterable(rows))
         self._count(database, len(rows), sum(map(len, flat)))
         self._block(ROWS, encode_value([database, flat]))
 

@@ -22,7 +22,9 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
+from struct import unpack
 from typing import Any
 from zlib import crc32
 
@@ -51,6 +53,7 @@ _CHUNK_BYTES = 1024 * 1024
 _CHUNK_ROWS_MAX = 1_024
 """Rows of a chunk: about half a millisecond of the interpreter."""
 
+_SUM_BYTES = 4  # of the checksum in front of a value: core/codec.py
 _WRITE_BYTES = 4 * 1024 * 1024
 _JOURNAL_ENTRIES = 1_024
 _LOAD_ROWS = 50_000
@@ -188,15 +191,17 @@ def chunks(snapshot: Snapshot, database: str) -> Iterator[list[Row]]:
     while rows := snapshot.scan(database, after=after, limit=limit):
         yield rows
         after = rows[-1][0]
-        size = sum([len(key) + len(value) for key, value in rows]) // len(rows) + 1
+        size = sum(map(len, chain.from_iterable(rows))) // len(rows) + 1
         limit = max(1, min(_CHUNK_ROWS_MAX, _CHUNK_BYTES // size))
 
 
 def _check(snapshot: Snapshot, database: str, rows: list[Row]) -> None:
     """Refuse rows that are not what was stored: a savepoint of damage is no savepoint."""
-    bad = [key for key, value in rows if crc32(value[4:]) != int.from_bytes(value[:4], "big")]
-    if bad:
-        unseal(dict(rows)[bad[0]], f"database {snapshot.place(database)}, key {bad[0].hex()}")
+    sums = b"".join([value[:_SUM_BYTES] for _, value in rows])
+    expected = [crc32(value[_SUM_BYTES:]) for _, value in rows]
+    if len(sums) != _SUM_BYTES * len(rows) or unpack(f">{len(rows)}I", sums) != tuple(expected):
+        for key, value in rows:
+            unseal(value, f"database {snapshot.place(database)}, key {key.hex()}")
 
 
 def _journal(snapshot: Snapshot, region: str) -> Iterator[tuple[int, list[Any]]]:

@@ -12,6 +12,7 @@ WORKLOADS = [
     "words",
     "async_calls",
     "epochs",
+    "savepoints",
     "guarantees",
     "metrics",
     "start",

@@ -1,12 +1,14 @@
 """Pending output: stamps chain, a target sees each payload once, and what can't be explained is an error (E2)."""
 
+import msgspec
 import pytest
 
+from streamactors.core.codec import unseal
 from streamactors.core.connectors import Payload, Stamp
 from streamactors.core.errors import SinkConflict
 from streamactors.durable.state import OperatorRow
 from streamactors.durable.store import Checkpoint, Store
-from streamactors.job.pending import Committer, PendingOutput, database_of, expect_what_is_there
+from streamactors.job.pending import Committer, PendingOutput, PendingRow, database_of, expect_what_is_there
 
 
 class Crash(Exception):
@@ -206,3 +208,103 @@ async def test_a_new_incarnation_goes_on_behind_what_the_target_shows(tmp_path):
     await life.epoch_of((0, b"b"))
     assert target.data == {0: [b"a", b"b"]}
     life.store.close()
+
+
+async def test_a_row_is_stored_as_messagepack_gives_it(tmp_path):
+    target = Target()
+    life = await Life(tmp_path, target).start()
+    for data in (b"", b"a" * 255, b"b" * 70_000):
+        (row,) = next(delta.puts for delta in life.checkpoint((0, data)) if delta.database == database_of("s"))
+        stored = unseal(row[1], "row")
+        assert stored == msgspec.msgpack.encode(msgspec.msgpack.decode(stored, type=PendingRow))
+    life.store.close()
+
+
+async def test_what_waits_is_counted_until_the_target_has_answered(tmp_path):
+    target = Target()
+    life = await Life(tmp_path, target).start()
+    target.die = ("before", 1, 0, 2)
+    with pytest.raises(Crash):
+        await life.epoch_of((0, b"a" * 1_000), (0, b"b" * 500))
+    assert 500 <= life.committer.waiting_bytes < 1_000
+    life.store.close()
+    target.die = None
+    life = await Life(tmp_path, target).start()
+    assert life.committer.waiting_bytes == 0
+    assert target.data == {0: [b"a" * 1_000, b"b" * 500]}
+    life.store.close()
+
+
+# A start from a savepoint. --------------------------------------------------------------------------------------------
+
+
+class Fork:
+    """A life whose store was copied amid: a new incarnation that goes on from its pending output."""
+
+    def __init__(self, tmp_path, target, *, resets=False):
+        life = Life(tmp_path, target, "i1")
+        self.life, self.target, self.folder, self.resets = life, target, tmp_path / "fork", resets
+
+    async def fork(self):
+        self.folder.mkdir()
+        self.life.store.copy_to(self.folder)
+        return Life(self.folder, self.target, "i2", self.resets)
+
+
+async def forked(tmp_path, target, *, commits, resets):
+    """Return a fork behind two epochs, of which the target got the first *commits*; a third is written there since."""
+    fork = Fork(tmp_path, target, resets=resets)
+    life = await fork.life.start(1)
+    kept = []
+    for number in range(2):
+        deltas = life.checkpoint((0, b"%d" % number))
+        if number < commits:
+            await life.committer.after(deltas)
+        else:
+            kept.append(deltas)
+    return life, await fork.fork(), kept
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("commits", [1, 2])
+async def test_a_target_that_shows_a_link_of_the_chain_gets_the_rest_once(tmp_path, commits, resets):
+    target = Target()
+    life, fork, _ = await forked(tmp_path, target, commits=commits, resets=resets)
+    await fork.start(1)
+    await fork.committer.after(fork.checkpoint((0, b"new")))
+    assert target.data[0] == [b"0", b"1", b"new"]
+    life.store.close()
+    fork.store.close()
+
+
+async def test_a_target_that_somebody_has_written_since_is_refused(tmp_path):
+    target = Target()
+    life, fork, _ = await forked(tmp_path, target, commits=2, resets=False)
+    await life.committer.after(life.checkpoint((0, b"since")))
+    with pytest.raises(SinkConflict):
+        await fork.start(1)
+    life.store.close()
+    fork.store.close()
+
+
+async def test_a_reset_goes_on_behind_what_was_written_since(tmp_path):
+    target = Target()
+    life, fork, _ = await forked(tmp_path, target, commits=2, resets=True)
+    await life.committer.after(life.checkpoint((0, b"since")))
+    fork.row.set(None)  # a start from a savepoint leaves the stamps out
+    await fork.start(1)
+    await fork.committer.after(fork.checkpoint((0, b"again")))
+    assert target.data[0] == [b"0", b"1", b"since", b"again"]
+    life.store.close()
+    fork.store.close()
+
+
+async def test_a_reset_writes_what_was_pending_into_a_new_target(tmp_path):
+    life, fork, _ = await forked(tmp_path, Target(), commits=2, resets=True)
+    fork.target = fork.committer._target = new = Target()
+    fork.row.set(None)
+    await fork.start(1)
+    await fork.committer.after(fork.checkpoint((0, b"new")))
+    assert new.data[0] == [b"1", b"new"], "of the first, the target had answered before the second epoch"
+    life.store.close()
+    fork.store.close()
