@@ -68,6 +68,10 @@ Dress = Callable[[Node, Operator], Operator]
 _INTERVAL_MS = 2_000
 """What mailboxes are sized by. There is no checkpoint that would have to pass through them."""
 
+_BATCH_RECORDS = 8_192
+"""Records read at a time: several times what a job reads, because nothing waits for a batch here, and each costs a turn
+of the reading thread."""
+
 
 class _Absent:
     def __repr__(self) -> str:
@@ -226,6 +230,7 @@ class _Question:
         settings = Settings(
             guarantee=Guarantee.AT_MOST_ONCE,
             checkpoint_every_ms=_INTERVAL_MS,
+            batch_records=_BATCH_RECORDS,
             follow={self.region.id: self.journal},
             sync=False,
         )

@@ -20,6 +20,7 @@ Exit codes:
   0    done; a run that was drained counts as done
   1    run: the job failed, its restarts are used up
        view show --key: there is no such row
+       explain: what came out is not what is stored
        diff: rows differ; promote, rollback: not within --timeout
   2    usage: flags, a topic, view or file that is not there, bad input lines,
        an error in the pipeline's file

@@ -2,7 +2,8 @@
 
 The file is run once, as Python runs a script: its folder is the first place for imports, ``sys.argv`` has its name and
 the arguments behind ``--``. Only ``__name__`` differs, so that what stands under ``if __name__ == "__main__"`` is not
-run. What goes wrong in it is shown as Python would show it, without our frames.
+run. What goes wrong in it is shown as Python would show it, without our frames. A file with relative imports is
+imported as the part of its package that it is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -82,7 +84,13 @@ def _run_file(path: Path, arguments: Sequence[str]) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))
     sys.argv = [str(path), *arguments]
     try:
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except ImportError as error:
+            root = _package_root(path)
+            if root is None or "relative import" not in str(error):
+                raise
+            module = _import_as_part(root, path)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             raise
@@ -91,6 +99,22 @@ def _run_file(path: Path, arguments: Sequence[str]) -> ModuleType:
         raise
     except Exception as error:
         raise _failed(path, error) from error
+    return module
+
+
+def _package_root(path: Path) -> Path | None:
+    """Return the folder from which the package that *path* is in is imported; None when it is in none."""
+    root = path.resolve().parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    return None if root == path.resolve().parent else root
+
+
+def _import_as_part(root: Path, path: Path) -> ModuleType:
+    """Import a file that imports from beside itself, which Python allows only inside a package."""
+    sys.path.insert(1, str(root))
+    name = ".".join(path.resolve().relative_to(root).with_suffix("").parts)
+    module = sys.modules[MODULE_NAME] = import_module(name)
     return module
 
 

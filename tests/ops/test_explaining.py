@@ -156,6 +156,22 @@ def test_a_file_that_is_gone_or_has_no_such_pipeline_is_named(command, answered,
     assert answer.code == 2 and "is not there any more" in answer.err and "--file FILE.py" in answer.err
 
 
+def test_a_file_inside_a_package_may_import_from_beside_itself(command, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    package = tmp_path / "app_with_pipeline" / "flows"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package.parent / "keys.py").write_text("def key(value):\n    return value % 2\n")
+    (package / "counting.py").write_text(
+        "import streamactors as sa\nfrom ..keys import key\n"
+        "flow = sa.Pipeline('packaged')\nflow.items([1, 2, 3]).key_by(key).count().to_view('counts')\n"
+    )
+    assert command("run", package / "counting.py", "--data", data_dir, "--until-end", "--no-progress").code == 0
+    answer = command("explain", "--data", data_dir, "packaged", "counts", "1", "--json")
+    assert answer.code == 0 and [step.get("offset") for step in objects(answer)] == [0, 2, None]
+
+
 def test_a_job_that_was_run_from_no_file_asks_for_one(command, data_dir):
     code = "import streamactors as sa\nflow = sa.Pipeline('nameless')\nflow.items([1]).key_by(str).count().to_view('v')"
     names: dict = {}
