@@ -13,6 +13,7 @@ from pathlib import Path
 
 from streamactors.core.errors import UsageError
 from streamactors.durable.catalogue import FIRST, Catalogue
+from streamactors.durable.exchange import shadow_name
 from streamactors.durable.files import RealDisk
 from streamactors.durable.sharing import read_briefly
 from streamactors.durable.store import Store
@@ -74,7 +75,7 @@ def facts_of(store: Store) -> JobFacts:
     """Return the facts of the job of *store*."""
     from streamactors.graph.plan import SOURCE  # late: who shows a view needs no graph, and no asyncio
 
-    name = store.folder.parent.name
+    name, served = store.folder.parent.name, store.folder.name == served_version(store.folder.parent)
     plan = store.plan or {}
     reads: set[str] = set()
     writes: dict[str, str] = {}
@@ -82,7 +83,8 @@ def facts_of(store: Store) -> JobFacts:
         operators = plan.get(region, {}).get("operators", {})
         reads |= {operator for operator, what in operators.items() if what["kind"] == SOURCE}
         topics = [operator.removeprefix(TOPIC_SINK) for operator in operators if operator.startswith(TOPIC_SINK)]
-        writes |= dict.fromkeys([*topics, topic_of(name, region)], region)
+        known = [*topics, topic_of(name, region)]
+        writes |= dict.fromkeys(known if served else [shadow_name(topic, store.folder.name) for topic in known], region)
     try:
         incarnation = store.identity().incarnation
     except UsageError:  # nobody's yet

@@ -16,8 +16,10 @@ import click
 
 from streamactors.core.errors import UsageError
 from streamactors.durable.catalogue import Versions
+from streamactors.durable.files import RealDisk
+from streamactors.durable.register import read_register
 from streamactors.durable.store import Restored
-from streamactors.job.differing import Change, at_one_place, changes, views_of
+from streamactors.job.differing import Change, at_one_place, changes, standing, views_of
 from streamactors.job.folders import version_folder
 from streamactors.job.promotion import NotInTime, Versioned, lag_records
 from streamactors.job.swapping import folders_of
@@ -156,10 +158,22 @@ def diff(
         wanted = {only} if only is not None else views | others
         alone = [(old, sorted(wanted & views - others)), (new, sorted(wanted & others - views))]
         tally = _Tally(limit, as_json=as_json)
+        tally.erased = _erased(data_dir, standing(mine))
         for view in sorted(wanted & views & others):
             for change in changes(view, mine, its):
                 tally.add(change)
     return tally.sum_up(old, new, {label: names for label, names in alone if names})
+
+
+def _erased(data_dir: Path, stands: dict[str, Restored]) -> dict[str, int]:
+    """Return how many records that both have read were erased from the log, by topic."""
+    found: dict[str, int] = {}
+    for part in (part for restored in stands.values() for part in restored.position["partitions"]):
+        for erasure in read_register(RealDisk(), data_dir / "log" / part["source"] / str(part["partition"])):
+            inside = sum(max(0, min(end, part["offset"]) - first) for first, end in erasure.offsets)
+            if inside:
+                found[part["source"]] = found.get(part["source"], 0) + inside
+    return found
 
 
 def _again(
@@ -192,6 +206,8 @@ class _Tally:
         self._as_json = as_json
         self._counts = {"added": 0, "removed": 0, "changed": 0}
         self._page: list[Change] = []
+        self.erased: dict[str, int] = {}
+        """Records of sources that were erased from the log: one version may have counted them, and the other not."""
 
     def add(self, change: Change) -> None:
         shown = sum(self._counts.values())
@@ -218,10 +234,12 @@ class _Tally:
         total = sum(self._counts.values())
         equal = not total and not alone
         if self._as_json:
-            write_json_lines([{"equal": equal, **self._counts, "only_in": alone}])
+            write_json_lines([{"equal": equal, **self._counts, "only_in": alone, "erased_records": self.erased}])
         else:
             for label, names in alone.items():
                 say(f"only {label} has {', '.join(names)}; not compared")
+            for topic, records in self.erased.items():
+                say(f"{records:,} records of {topic} were erased: a version that read it before has counted them")
             parts = ", ".join(f"{count:,} {kind}" for kind, count in self._counts.items())
             say(f"{old} and {new} are equal" if equal else f"{old} and {new} differ: {parts}")
         return OK if equal else FAILED

@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from math import inf
 from pathlib import Path
 
 import pytest
 
+from streamactors.durable.store import Restored
 from streamactors.job.folders import job_folder
+from streamactors.ops.replay_progress import Chase, Course, Sample, bytes_before
 
 ROOT = Path(__file__).parents[2]
 RULE = """
@@ -90,7 +93,7 @@ def test_the_whole_story_of_a_wrong_rule(command, replayed):
     answer = command("diff", "--data", replayed, "quiz", "v1", "v2", "--json")
     assert answer.code == 1
     *changed, total = rows(answer)
-    assert total == {"equal": False, "added": 0, "removed": 0, "changed": 6, "only_in": {}}
+    assert total == {"equal": False, "added": 0, "removed": 0, "changed": 6, "only_in": {}, "erased_records": {}}
     assert [(c["view"], c["key"], c["change"]) for c in changed] == [
         (view, key, "changed") for view in ("points", "twice") for key in "abc"
     ]
@@ -126,7 +129,9 @@ def test_an_unchanged_program_gives_an_empty_diff(command, spawn, served, progra
     assert code == 0, err
     answer = command("diff", "--data", served, "quiz", "v1", "v2", "--json")
     assert answer.code == 0
-    assert rows(answer) == [{"equal": True, "added": 0, "removed": 0, "changed": 0, "only_in": {}}]
+    assert rows(answer) == [
+        {"equal": True, "added": 0, "removed": 0, "changed": 0, "only_in": {}, "erased_records": {}}
+    ]
 
 
 def test_a_version_that_is_behind_is_not_promoted_and_the_error_says_what_to_run(command, spawn, replayed, program):
@@ -241,3 +246,100 @@ def test_readers_see_one_version_at_a_time_across_views_and_never_fail(command, 
         told = json.loads(out)
         assert told["seen"] == [300, 330.0], told
         assert told["reads"] > 20
+
+
+def test_records_that_were_erased_are_named_by_a_diff(command, spawn, served, program):
+    forgotten = command("forget", "--data", served, "a", "--field", "quiz", "--topic", "answers", "--yes")
+    assert forgotten.code == 0, forgotten.err
+    code, _, err = ended(spawn("replay", program("again.py", WRONG), "--data", served, "--as", "v2"))
+    assert code == 0, err
+    *_, total = rows(command("diff", "--data", served, "quiz", "v1", "v2", "--json"))
+    assert total["erased_records"] == {"answers": 100} and total["removed"] > 0
+
+
+def test_a_version_that_one_program_lacks_a_view_of_is_told(command, spawn, served, program, tmp_path):
+    path = program("more.py", WRONG)
+    path.write_text(path.read_text() + 'by_quiz.count().to_view("counts")\n')
+    code, _, err = ended(spawn("replay", path, "--data", served, "--as", "v2"))
+    assert code == 0, err
+    answer = command("diff", "--data", served, "quiz", "v1", "v2")
+    assert answer.code == 1 and b"only v2 has counts; not compared" in answer.out
+
+
+def test_a_promotion_is_refused_while_another_job_reads_what_is_exchanged(command, spawn, replayed, tmp_path):
+    path = tmp_path / "reading.py"
+    path.write_text(
+        "import streamactors as sa\n"
+        'pipeline = sa.Pipeline("reading")\n'
+        'pipeline.topic("graded").key_by("quiz").count().to_view("read")\n'
+    )
+    assert ended(spawn("run", path, "--data", replayed, "--until-end"))[0] == 0
+    answer = command("promote", "--data", replayed, "quiz", "v2")
+    assert answer.code == 2 and "reading/v1 reads graded" in answer.err
+    assert command("promote", "--data", replayed, "quiz", "v2", "--force").code == 0
+
+
+def test_a_replay_that_is_killed_goes_on_from_its_checkpoint(command, spawn, data_dir, program):
+    command("log", "append", "--data", data_dir, "answers", file=answers(30_000))
+    assert ended(spawn("run", program("wrong.py", WRONG), "--data", data_dir, "--until-end"))[0] == 0
+    replay = ("replay", program("right.py", RIGHT), "--data", data_dir, "--as", "v2", "--checkpoint-every", "10ms")
+    kills = 0
+    while True:
+        process = spawn(*replay, "--batch-records", "64")
+        try:
+            process.wait(timeout=0.9)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    code, out, err = ended(process)
+    assert code == 0, err
+    assert b"graded" not in out.encode() and "caught up" in out
+    assert command("diff", "--data", data_dir, "quiz", "v1", "v2", "--view", "windows").code == 0
+    graded = sorted(json.loads(line)["at"] for line in command("log", "read", "--data", data_dir, "graded.v2").lines)
+    assert graded == [7 * n for n in range(30_000)]
+
+
+# How far a replay is: pure. -------------------------------------------------------------------------------------------
+
+
+def standing(epoch, offset, entries=1):
+    part = {"source": "answers", "partition": 0, "offset": offset, "time_max": offset}
+    return {"answers": Restored("answers", 1, epoch, {"partitions": [part], "entries": entries}, 0)}
+
+
+def test_a_version_that_does_not_move_has_to_be_reached():
+    chase = Chase()
+    goal = standing(9, 100, entries=2)
+    assert not chase.caught_up({}, goal)
+    assert not chase.caught_up(standing(1, 99, entries=2), goal)
+    assert not chase.caught_up(standing(1, 100, entries=1), goal)
+    assert chase.caught_up(standing(2, 100, entries=2), goal)
+
+
+def test_one_that_runs_is_caught_up_with_when_no_more_than_its_newest_checkpoint_is_left():
+    chase = Chase()
+    assert not chase.caught_up(standing(1, 50), standing(9, 100))
+    assert not chase.caught_up(standing(1, 90), standing(10, 200))
+    assert chase.caught_up(standing(2, 100), standing(10, 200))
+    assert not chase.caught_up(standing(2, 100), standing(11, 300))
+
+
+def test_the_time_left_is_by_what_the_goal_leaves_of_the_rate():
+    course = Course()
+    course.add(Sample(0.0, 0, 1_000, 0))
+    assert course.seconds_left is None
+    course.add(Sample(2.0, 400, 1_200, 4))
+    assert course.seconds_left == pytest.approx(800 / 100)
+    assert course.records_rate == 2
+    course.add(Sample(4.0, 500, 1_500, 5))
+    assert course.seconds_left == inf
+    course.add(Sample(20.0, 1_600, 1_600, 16))
+    assert course.seconds_left == 0
+    assert course.text() == "100.0% of 1,600 bytes, 1 records/s, nothing left"
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(0, 0), (5, 50), (10, 100), (15, 300), (20, 500), (99, 500)])
+def test_bytes_before_an_offset_are_those_of_whole_segments_and_a_share_of_its_own(offset, expected):
+    assert bytes_before([(0, 100), (10, 400)], 20, offset) == expected
