@@ -70,6 +70,7 @@ CATCH_UP_POLL_SECONDS = 0.002
 """How often ``catch_up`` and ``checkpoint`` look whether what they wait for was read: finer than a checkpoint takes,
 and only while somebody waits for it."""
 
+
 class Job:
     """A running pipeline. Made by ``run``."""
 
@@ -104,6 +105,7 @@ class Job:
         self._lock: Lock | None = None
         self._served: Path | None = None  # folder of the version that is served, when that is another one
         self._taking = Taking(ports, pipeline.name, data_dir)
+        self._trial: str | None = None  # the label that its targets bear, because it began as a trial
         self._logger = logging.getLogger(f"streamactors.{pipeline.name}")
         self._opened: list[Source] = []
         self._crew = Crew(FailureReports(pipeline.name, on_failure))
@@ -253,11 +255,12 @@ class Job:
             lane, lambda: store.identity(self.name, version=self.version, new_id=self._ports.new_id())
         )
         await threads.run(lane, self._check_plan, store, code)  # 5
+        self._trial = self.version if (store.origin or {}).get("trial") else None
         if self._settings.sync:
             await threads.run(lane, store.make_reserve)
         for region in plans:  # 6
             await self._region(region, store, identity.incarnation)
-        await self._succession.register(targets, self._pipeline.file)
+        await self._succession.register(targets if self._trial is None else [], self._pipeline.file)
         for supervisor, region in zip(self._regions, plans, strict=True):  # 7
             task = asyncio.create_task(supervisor.run(), name=f"{self.name}/{supervisor.id}")
             task.add_done_callback(partial(self._on_sources_over, [source.source for source in region.sources]))
@@ -349,7 +352,7 @@ class Job:
             targets={},
             overlays=self._overlays,
             resets=origin.get("sinks") == Sinks.RESET.value,
-            trial=self.version if origin.get("trial") else None,
+            trial=self._trial,
         )
         part = self._succession.part
         world.follow(await self._lead(region), None if part is None else part.shadow)

@@ -98,7 +98,8 @@ class RegionWorld:
         """Let the next attempt follow *lead*, or decide; its targets are those that *shadow* names."""
         self.lead = lead
         follows = lead is not None or self.settings.follow is not None
-        self.world = replace(self.world, follows=follows, shadow=shadow or self.trial)
+        label = self.world.label or self.trial
+        self.world = replace(self.world, follows=follows, shadow=shadow or self.trial, label=label)
 
     async def open_targets(self) -> None:
         """Open the targets of the region's sinks, or open them anew."""

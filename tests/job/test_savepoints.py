@@ -374,3 +374,35 @@ async def test_at_most_once_has_nothing_to_save(data_dir):
     async with sa.run(flow, data_dir, guarantee="at-most-once") as job:
         with pytest.raises(sa.UsageError, match="keeps no state"):
             await job.savepoint()
+
+
+async def test_a_trial_leaves_folders_and_tables_alone(data_dir, tmp_path):
+    def flow():
+        flow = sa.Pipeline("quiz")
+        events = flow.topic("events")
+        events.to_json_lines(tmp_path / "lines")
+        events.key_by("key").count().to_sqlite(tmp_path / "out.db", "totals")
+        return flow
+
+    async with sa.Log(data_dir) as log:
+        await append(log, 0, 30)
+    async with running(flow(), data_dir) as job:
+        await job.catch_up()
+        savepoint = await job.savepoint()
+        await append(job.log, 30, 60)
+        await job.catch_up()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "lines").iterdir() if path.suffix == ".jsonl"}
+    other_state(data_dir)
+    async with running(flow(), data_dir, from_savepoint=savepoint.path, sinks="shadow", bound=sa.Bound.FINISH) as job:
+        await job.wait()
+    async with running(flow(), data_dir, bound=sa.Bound.FINISH) as job:  # and when it starts again
+        await job.wait()
+    after = {path.name: path.read_bytes() for path in (tmp_path / "lines").iterdir() if path.suffix == ".jsonl"}
+    assert after == before
+    shadow = [path for path in (tmp_path / "lines.v1").iterdir() if path.suffix == ".jsonl"]
+    assert sum(len(path.read_bytes().splitlines()) for path in shadow) == 30
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "out.db") as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert {"totals", "totals__v1"} <= tables
