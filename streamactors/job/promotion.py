@@ -187,9 +187,10 @@ class Versioned:
 
     def _behind(self, label: str, serving: str) -> str:
         lag = lag_records(self.places(label), self.places(serving))
+        by = f"{lag:,} records" if lag else "some marks of time"
         code = self.versions().version(label).code or "FILE.py"
         return (
-            f"job {self.job}: {label} does not run, and is {lag:,} records behind {serving}. Nothing was changed. Let "
+            f"job {self.job}: {label} does not run, and is {by} behind {serving}. Nothing was changed. Let "
             f"it catch up: `streamactors replay {code} --data {self._data_dir} --as {label}`; while {serving} runs, add "
             "--keep-following and promote beside it."
         )

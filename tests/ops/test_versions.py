@@ -168,6 +168,39 @@ def test_what_makes_no_sense_is_refused(command, spawn, replayed, program):
         assert answer.code == 2 and said in answer.err, answer.err
 
 
+def test_a_version_that_runs_takes_over_from_one_that_does_not_and_the_other_way_round(
+    command, spawn, replayed, program
+):
+    second = spawn("run", program("right.py", RIGHT), "--data", replayed, "--as", "v2")
+    until(lambda: [row["state"] for row in listed(command, replayed)] == ["stopped", "running"])
+    assert command("promote", "--data", replayed, "quiz", "v2").code == 0
+    command("log", "append", "--data", replayed, "answers", file=answers(50, 300))
+    until(lambda: [offset_of(row) for row in listed(command, replayed)] == [300, 350])
+    answer = command("promote", "--data", replayed, "quiz", "v1")
+    assert answer.code == 2 and "v1 does not run, and is 50 records behind v2" in answer.err
+    first = spawn("run", program("wrong.py", WRONG), "--data", replayed, "--as", "v1")
+    until(lambda: [offset_of(row) for row in listed(command, replayed)] == [350, 350])
+    second.send_signal(signal.SIGKILL)
+    second.wait()
+    assert command("rollback", "--data", replayed, "quiz").code == 0
+    command("log", "append", "--data", replayed, "answers", file=answers(50, 350))
+    until(lambda: [offset_of(row) for row in listed(command, replayed)] == [400, 350])
+    first.send_signal(signal.SIGTERM)
+    code, _, err = ended(first)
+    assert code == 0, err
+
+
+def test_a_promotion_that_takes_too_long_is_withdrawn(command, spawn, replayed, program):
+    command("log", "append", "--data", replayed, "answers", file=answers(50, 300))
+    stopped = spawn("run", program("right.py", RIGHT), "--data", replayed, "--as", "v2")
+    until(lambda: listed(command, replayed)[1]["state"] == "running")
+    stopped.send_signal(signal.SIGSTOP)  # it runs, and does nothing
+    assert ended(spawn("run", program("wrong.py", WRONG), "--data", replayed, "--until-end"))[0] == 0
+    answer = command("promote", "--data", replayed, "quiz", "v2", "--timeout", "0.3")
+    assert answer.code == 1 and "v2 was not served within 0.3 s; it is 50 records behind v1" in answer.err
+    assert listed(command, replayed)[1]["handover"] is None
+
+
 def listed(command, data_dir):
     return rows(command("versions", "--data", data_dir, "--json"))
 
@@ -277,6 +310,20 @@ def test_a_promotion_is_refused_while_another_job_reads_what_is_exchanged(comman
     answer = command("promote", "--data", replayed, "quiz", "v2")
     assert answer.code == 2 and "reading/v1 reads graded" in answer.err
     assert command("promote", "--data", replayed, "quiz", "v2", "--force").code == 0
+
+
+def test_dead_letters_take_part_as_topics_do(command, spawn, served, program):
+    path = program("strict.py", "1 / (a['at'] % 700)")
+    path.write_text(path.read_text().replace('name="points")', 'name="points").on_error("dead_letter")'))
+    code, _, err = ended(spawn("replay", path, "--data", served, "--as", "v2"))
+    assert code == 0, err
+    topic = "dead-letters.quiz.answers"
+    assert len(command("log", "read", "--data", served, f"{topic}.v2").lines) == 3
+    assert command("promote", "--data", served, "quiz", "v2").code == 0
+    assert len(command("log", "read", "--data", served, topic).lines) == 3
+    assert command("rollback", "--data", served, "quiz").code == 0
+    assert command("log", "read", "--data", served, topic).code == 2
+    assert len(command("log", "read", "--data", served, f"{topic}.v2").lines) == 3
 
 
 def test_a_replay_that_is_killed_goes_on_from_its_checkpoint(command, spawn, data_dir, program):
