@@ -91,7 +91,7 @@ class Reader(Actor):
     @property
     def exhausted(self) -> bool:
         """Whether a bounded run has nothing more to take from here."""
-        return self._at_end and not self._ready
+        return self._end is not None and self._prepared >= self._end and not self._ready
 
     @property
     def operators(self) -> list[Operator]:
@@ -117,6 +117,8 @@ class Reader(Actor):
         """Return what comes next here; a Head without a batch while it is being read; None when there is nothing."""
         if self._ready:
             return self._ready[0]
+        if self._prepared < self._offset:  # a function is awaited for what was read
+            return Head(batch=None)
         if self._at_end:
             return None
         return Head(batch=None) if self._source.end() > self._offset else None
@@ -231,14 +233,14 @@ class Reader(Actor):
 
     async def _prepare(self, batch: Batch) -> Batch:
         for operator, take in zip(self._chain, self._takes, strict=True):
+            if not batch.values:
+                return batch
             self._output.clear()
             if isinstance(operator, AsyncOperator):
                 batch = await operator.on_batch_async(batch)
             else:
                 take(batch)
                 batch = Batch.join(self._output) if self._output else batch.slice(0, 0)
-            if not batch.values:
-                return batch
         return batch
 
     async def _read(self) -> tuple[Batch, int] | None:

@@ -1,6 +1,7 @@
 """The reader: reads ahead, assigns event time, stops at its bounds, and keeps what came from one record together."""
 
 import asyncio
+from random import Random
 
 import pytest
 
@@ -10,6 +11,7 @@ from streamactors.core.batch import Batch
 from streamactors.core.connectors import EndOfInput
 from streamactors.core.limits import READ_AHEAD_BATCHES
 from streamactors.durable.realtime import RealClock
+from streamactors.flow.async_transforms import AsyncMap
 from streamactors.flow.dead_letters import OnError
 from streamactors.flow.event_time import AssignTime, EventTime
 from streamactors.flow.operator import Operator, OperatorContext
@@ -22,7 +24,7 @@ async def reader_of(values, *, start=0, end=None, chain=(), event_time=None, bat
     chain = [*chain, *([] if event_time is None else [AssignTime(event_time)])]
     for operator in chain:
         operator.on_error = on_error
-        operator.open(OperatorContext("p/op", None, None))
+        operator.open(OperatorContext("p/op", None, None, clock=RealClock(), random=Random(1)))
     source = await Items(values).reader(None, 0, start)
     return Reader(
         "p/reader[0]",
@@ -95,6 +97,27 @@ async def test_what_comes_before_event_time_runs_in_the_reader():
     batch, end, dead = reader.take(10)
     assert dead is None
     assert (batch.values, batch.timestamps, list(batch.offsets), end) == ([1, 3], [100, 300], [0, 2], 4)
+    reader.stop()
+    await running
+
+
+async def test_what_a_function_is_awaited_for_is_still_to_come():
+    """A bounded run that took the reader for exhausted would end without it, and for ever if its input is complete."""
+    answer = asyncio.Event()
+
+    async def later(value):
+        await answer.wait()
+        return value
+
+    reader = await reader_of([1, 2], end=2, chain=[AsyncMap(later)])
+    running = asyncio.create_task(reader.run())
+    await settle()
+    assert not reader.exhausted
+    assert reader.head() is not None and reader.head().batch is None
+    answer.set()
+    await settle()
+    assert reader.take(9)[0].values == [1, 2]
+    assert reader.exhausted and reader.head() is None
     reader.stop()
     await running
 

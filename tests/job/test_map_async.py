@@ -54,6 +54,20 @@ async def test_a_lambda_that_hands_out_a_coroutine_will_do(data_dir):
     assert await doubled_into_topic(stream, flow, data_dir) == [4, 6]
 
 
+@pytest.mark.parametrize("bound", [sa.Bound.UNTIL_END, sa.Bound.FINISH])
+async def test_a_bounded_run_waits_for_the_calls_before_event_time(data_dir, bound):
+    async def slow(value):
+        for _ in range(100 if value > 3 else 0):  # of the last batch, while the one before is taken
+            await asyncio.sleep(0)
+        return value
+
+    flow = sa.Pipeline("calls")
+    flow.items(range(6)).map_async(slow).event_time(None).key_by(None).count().to_view("counts")
+    async with sa.run(flow, data_dir, settings=settings(bound=bound, batch_records=2)) as job:
+        await job.wait()
+        assert dict(job.views["counts"].items()) == dict.fromkeys(range(6), 1)
+
+
 async def test_it_may_stand_before_event_time(data_dir):
     flow = sa.Pipeline("calls")
     counts = flow.items(range(30)).map_async(double, ordered=False).event_time(None).key_by(None)
