@@ -19,6 +19,7 @@ A call, in the order of the code:
        be waited for, for ever
 
 A function that swallows its cancellation and goes on can't be stopped by anyone: its timeout holds when it lets go.
+One that answers it, with a value or an error of its own, is not called again when the stage closes.
 
 How a stage with calls in flight ends: on *drain* all of them are awaited, because the end of the stream is behind them.
 On *stop*, or when the region fails, they are cancelled; the next attempt reads their records, and calls, again.
@@ -208,7 +209,10 @@ class AsyncOperator(Operator):
         """Call for one row after another, until none waits."""
         in_flight = self.in_flight
         try:
-            while self._error is None and (row := in_flight.begin(self._clock.monotonic())) is not None:
+            while not self._closing and self._error is None:
+                row = in_flight.begin(self._clock.monotonic())
+                if row is None:
+                    break
                 result = await self._answer(row)
                 if in_flight.answer(row, result):
                     self.wake()
@@ -226,7 +230,7 @@ class AsyncOperator(Operator):
                     raise
                 return self.failed(piece.batch, index, RuntimeError(_CANCELLED))
             except Exception as error:  # noqa: BLE001 - it goes to ``failed``, which raises it
-                if tries > self._retry.retries_max:
+                if tries > self._retry.retries_max or self._closing:
                     return self.failed(piece.batch, index, error)
             await self._clock.sleep(self._retry.delay(tries, self._random))
         raise AssertionError("unreachable: tries are counted without an end")

@@ -427,6 +427,28 @@ def test_the_same_comes_out_as_of_a_plain_loop(cuts, capacity, ordered, seed):
     assert sections(in_loop(main(), seed)) == sections([*expected, End()])
 
 
+@pytest.mark.parametrize("answer", ["a value", "an error"])
+async def test_a_function_that_answers_its_cancellation_is_not_called_again_when_the_stage_closes(answer):
+    asked = []
+
+    async def stubborn(value):
+        asked.append(value)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if answer == "an error":
+                raise ValueError(value) from None
+        return value
+
+    running = Running(stubborn, capacity=2, retry=Retry(1_000, backoff_first=0))
+    await running.put(batch(*range(50)))
+    assert asked == [0, 1]
+    await running.stop()
+    await settle()
+    assert asked == [0, 1]
+    assert not running.operator.workers
+
+
 @pytest.mark.parametrize("upsert", [False, True])
 async def test_a_record_whose_calls_all_failed_is_left_out_in_its_place(upsert):
     """A row of an upsert stream takes back what went before it, unless it is the only one of its key."""
