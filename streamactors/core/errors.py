@@ -50,16 +50,32 @@ class RecordPlace:
         return f"{self.source}/{self.partition} at offset {self.offset}"
 
 
+def shown(value: object) -> str:
+    """Return ``repr(value)``; if that raises, what can be said without it. A record must not hide its own error."""
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the record is not told by it
+        return f"<{type(value).__name__}, whose repr() raises {type(error).__name__}>"
+
+
+def text_of(error: BaseException) -> str:
+    """Return what *error* says of itself; if that raises, that it does."""
+    try:
+        return str(error)
+    except Exception as raised:  # noqa: BLE001 - whatever it is, the first error is what matters
+        return f"<its str() raises {type(raised).__name__}>"
+
+
 class BadRecord(StreamActorsError):
     """A record that a decoder or a user function refused, with operator and place."""
 
     def __init__(
         self, operator: str, place: RecordPlace | None, record: object, reason: str, row: int | None = None
     ) -> None:
-        shown = repr(record)
-        shown = shown if len(shown) <= 200 else shown[:200] + "…"
+        text = shown(record)
+        text = text if len(text) <= 200 else text[:200] + "…"
         where = f" ({place})" if place is not None else ""
-        super().__init__(f"operator {operator} can't handle record {shown}{where}: {reason}")
+        super().__init__(f"operator {operator} can't handle record {text}{where}: {reason}")
         self.operator, self.place, self.reason = operator, place, reason
         self.row = row  # of the batch that the operator was given, where it can go on without it
 

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from streamactors.core.batch import Batch
-from streamactors.core.errors import BadRecord
+from streamactors.core.errors import BadRecord, shown
 
 TRACEBACK_CHARACTERS_MAX = 8_192
 """The end of a traceback that is kept: it names what raised. More would make a dead letter larger than its record."""
@@ -79,7 +79,7 @@ def dead_letter(bad: BadRecord, batch: Batch, row: int) -> Batch:
         offset=None if place is None else place.offset,
         error=bad.reason,
         traceback="".join(traceback.format_exception(cause))[-TRACEBACK_CHARACTERS_MAX:],
-        value=repr(batch.values[row])[:SHOWN_CHARACTERS_MAX],
+        value=shown(batch.values[row])[:SHOWN_CHARACTERS_MAX],
         original=_original(batch, row),
     )
     offsets = batch.offsets[row : row + 1] if len(batch.offsets) else ()

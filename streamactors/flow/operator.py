@@ -21,6 +21,7 @@ Results at a signal come out in the order of (time, encoded key): never in the o
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import length_hint
@@ -29,7 +30,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from streamactors.core.batch import Batch, Kind, Window
-from streamactors.core.errors import BadRecord, PipelineError, RecordPlace
+from streamactors.core.errors import BadRecord, PipelineError, RecordPlace, text_of
 from streamactors.core.ports import Clock
 from streamactors.core.signals import ClockMark, Flush, Watermark
 from streamactors.core.times import MIN_TIME
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 Emit = Callable[[Batch], None]
 
 _HERE = Path(__file__).parent
+
+RAISED = (Exception, CancelledError)
+"""What a plain function may raise as an error of its record. Nothing awaits there: a CancelledError is its own too, and
+would pass for a cancellation of the stage."""
 
 
 def nowhere(batch: Batch) -> None:
@@ -108,19 +113,25 @@ class Operator:
         Cost: nothing while all goes well; a second call of the function for up to a batch of rows before each bad one.
         """
         rest = batch
-        while rest.values:
-            try:
-                self.on_batch(rest)
-            except BadRecord as bad:
-                if bad.row is None or bad.operator != self.name:  # of an operator behind this one
-                    raise
-                row = bad.row
-                self._take_tolerantly(rest.slice(0, row))
-                self.refuse(bad, rest, row)
-                self._take_back(rest.slice(row, row + 1))
-                rest = rest.slice(row + 1, len(rest))
-            else:
-                return
+        while rest.values and (bad := self._refusal(rest)) is not None:
+            assert bad.row is not None, f"{self.name}: {bad} names no row"
+            self._take_tolerantly(rest.slice(0, bad.row))
+            self.refuse(bad, rest, bad.row)
+            self._take_back(rest.slice(bad.row, bad.row + 1))
+            rest = rest.slice(bad.row + 1, len(rest))
+
+    def _refusal(self, batch: Batch) -> BadRecord | None:
+        """Let ``on_batch`` take *batch*, or return the error that names a row; nothing is done while it is handled.
+
+        Else it would be the context of what other rows raise, and stand in their dead letters, or not, as batches fall.
+        """
+        try:
+            self.on_batch(batch)
+        except BadRecord as bad:
+            if bad.row is None or bad.operator != self.name:  # of an operator behind this one
+                raise
+            return bad
+        return None
 
     def _take_back(self, row: Batch) -> None:
         """Delete what went before a row of an upsert stream that is left out; before a FINAL one nothing did."""
@@ -219,7 +230,7 @@ def place_of(batch: Batch, index: int) -> RecordPlace | None:
     return RecordPlace(batch.origin.source, batch.origin.partition, batch.offsets[index])
 
 
-def bad_record(name: str, batch: Batch, index: int, error: Exception) -> BadRecord:
+def bad_record(name: str, batch: Batch, index: int, error: BaseException) -> BadRecord:
     """Return the error that names operator, record and place, and the line of the user's code that raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -228,7 +239,8 @@ def bad_record(name: str, batch: Batch, index: int, error: Exception) -> BadReco
     # An error inside C code (``int``, ``+``) has our own loop as its last frame; that line would tell the user nothing.
     if trace is not None and (file := Path(trace.tb_frame.f_code.co_filename)).parent != _HERE:
         code = f" (in {file.name}:{trace.tb_lineno})"
-    return BadRecord(name, place_of(batch, index), batch.values[index], f"{type(error).__name__}: {error}{code}", index)
+    reason = f"{type(error).__name__}: {text_of(error)}{code}"
+    return BadRecord(name, place_of(batch, index), batch.values[index], reason, index)
 
 
 def in_rows(bad: BadRecord, rows: Sequence[int]) -> None:
@@ -245,7 +257,7 @@ def call_each(name: str, function: Callable[..., Any], batch: Batch, *columns: I
     rows = iter(batch.values)
     try:
         results = list(map(function, rows, *columns))
-    except Exception as error:
+    except RAISED as error:
         raise bad_record(name, batch, len(batch.values) - length_hint(rows) - 1, error) from error
     if len(results) != len(batch.values):  # map takes a StopIteration for its own end and would drop the rest
         raise bad_record(name, batch, len(results), StopIteration("the function raised it; it must return a value"))

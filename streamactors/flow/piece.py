@@ -44,6 +44,6 @@ class Piece:
         """Return the accumulators by key, for folds that go row by row."""
         return dict(zip(self.counts, accs, strict=True))
 
-    def bad(self, rest: Iterator[Any], error: Exception) -> BadRecord:
+    def bad(self, rest: Iterator[Any], error: BaseException) -> BadRecord:
         """Return the error for the row before *rest*, the iterator over a column that stopped."""
         return bad_record(self.name, self.batch, len(self.keys) - length_hint(rest) - 1, error)

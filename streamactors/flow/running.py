@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from streamactors.core.batch import Batch, Kind
-from streamactors.core.errors import BadRecord, PipelineError
+from streamactors.core.errors import BadRecord, PipelineError, text_of
 
 from .aggregates import Aggregate
 from .async_calls import AsyncOperator
 from .kept import schema_of
-from .operator import Operator, OperatorContext, bad_record
+from .operator import RAISED, Operator, OperatorContext, bad_record
 from .piece import Piece
 from .selectors import is_async, name_of, require_plain
 from .user_state import ATOMS, StateForm, fit_64_bits
@@ -114,7 +114,7 @@ class MapWithState(Operator):
                 # pack() for all but the common case, which saves its call; whole numbers are checked in _store.
                 states[key] = state if type(state) in atoms else pack(state)
                 results.append(result)
-        except Exception as error:
+        except RAISED as error:
             raise _explained(self, batch, len(results), error) from error
         _store(self._state, states, self.name)
         self.emit(batch.replace(values=results, windows=None, kinds=None))
@@ -160,7 +160,7 @@ class AsyncMapWithState(AsyncOperator):
         """Return the results under the old keys."""
         return batch.replace(values=results, windows=None, kinds=None)
 
-    def explained(self, batch: Batch, row: int, error: Exception) -> BadRecord:
+    def explained(self, batch: Batch, row: int, error: BaseException) -> BadRecord:
         """Say what should have been returned, if that is what is wrong."""
         return _explained(self, batch, row, error)
 
@@ -181,12 +181,12 @@ def _store(state: KeyedState, states: dict[Any, Any], name: str) -> None:
     state.put_many(None, states)
 
 
-def _explained(operator: Operator, batch: Batch, row: int, error: Exception) -> BadRecord:
+def _explained(operator: Operator, batch: Batch, row: int, error: BaseException) -> BadRecord:
     """Return the BadRecord for *error*; one of unpacking says what should have been returned."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     ours = trace is not None and trace.tb_frame.f_code.co_filename == __file__  # not raised by the function
-    if ours and "unpack" in str(error):
+    if ours and "unpack" in text_of(error):
         error = TypeError(f"the function must return (result, new state), and {error}")
     return bad_record(operator.name, batch, row, error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from inspect import isasyncgenfunction, iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from operator import attrgetter, countOf, itemgetter, length_hint
 from typing import Any, get_type_hints
 
@@ -20,7 +20,7 @@ import msgspec
 from streamactors.core.batch import Batch
 from streamactors.core.errors import BadRecord, PipelineError
 
-from .operator import call_each, place_of
+from .operator import RAISED, bad_record, call_each, place_of
 
 Selector = str | Callable[[Any], Any] | None
 Column = Callable[[str, Batch], list[Any]]
@@ -58,22 +58,31 @@ def missing_field(selector: Selector, of: Any) -> str | None:
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Return whether calling *function* gives something to await or to iterate with ``async for``."""
-    target: Any = function
-    while isinstance(target, partial):
-        target = target.func
-    return any(
-        check(candidate)
-        for check in (iscoroutinefunction, isasyncgenfunction)
-        for candidate in (target, type(target).__call__ if callable(target) else None)
-    )
+    return _is_any(function, iscoroutinefunction, isasyncgenfunction)
 
 
-def require_plain(what: str, function: Callable[..., Any], *, remedy: str = "Use a plain function here.") -> None:
-    """Refuse a coroutine function where nobody would await it."""
+def require_plain(
+    what: str, function: Callable[..., Any], *, remedy: str = "Use a plain function here.", may_yield: bool = False
+) -> None:
+    """Refuse a coroutine function where nobody would await it, and a generator function where nobody would iterate."""
     if not callable(function):
         raise PipelineError(f"{what} must be a function, got {function!r}.")
     if is_async(function):
         raise PipelineError(f"{what} is the coroutine function {name_of(function)}; nobody would await it. {remedy}")
+    if not may_yield and _is_any(function, isgeneratorfunction):
+        raise PipelineError(
+            f"{what} is the generator function {name_of(function)}; nobody would take what it yields. Return a value, "
+            "or use flat_map()."
+        )
+
+
+def _is_any(function: Callable[..., Any], *checks: Callable[[Any], bool]) -> bool:
+    """Return whether a check holds for what is called in the end: behind ``partial``, or by an object's class."""
+    target: Any = function
+    while isinstance(target, partial):
+        target = target.func
+    candidates = (target, type(target).__call__ if callable(target) else None)
+    return any(check(candidate) for check in checks for candidate in candidates)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -111,9 +120,11 @@ def _field(field: str, name: str, batch: Batch) -> list[Any]:
             return list(map(_getter(field, kind), rows))
         getters = {kind: _getter(field, kind) for kind in set(map(type, batch.values))}
         return [getters[type(row)](row) for row in rows]
-    except (AttributeError, LookupError, TypeError) as error:
+    except RAISED as error:
         index = len(batch.values) - length_hint(rows) - 1
         row = batch.values[index]
+        if not isinstance(error, AttributeError | LookupError | TypeError):  # of a property, say
+            raise bad_record(name, batch, index, error) from error
         reason = f"it has no field {field!r}{_fields(row)}."
         raise BadRecord(name, place_of(batch, index), row, reason, index) from error
 

@@ -27,7 +27,7 @@ from streamactors.core.keys import canonical_key, canonical_keys, plain_keys
 from streamactors.core.limits import BATCH_RECORDS_MAX
 
 from .dead_letters import OnError
-from .operator import Emit, Operator, bad_record, call_each, in_rows, nowhere
+from .operator import RAISED, Emit, Operator, bad_record, call_each, in_rows, nowhere
 from .selectors import Selector, column, known_type, require_plain
 
 
@@ -65,7 +65,7 @@ class FlatMap(Operator):
 
     def __init__(self, function: Callable[[Any], Iterable[Any]]) -> None:
         super().__init__()
-        require_plain("the function of flat_map()", function, remedy="Use AsyncFlatMap.")
+        require_plain("the function of flat_map()", function, remedy="Use AsyncFlatMap.", may_yield=True)
         self.function = function
         self._rows = BATCH_RECORDS_MAX  # that make about a batch of values
 
@@ -91,7 +91,7 @@ class KeyBy(Operator):
     def __init__(self, selector: Selector, of: Any = None) -> None:
         super().__init__()
         self._take = column(selector, of)
-        self._canonical = known_type(selector, of) is not None  # int and str are canonical keys as they are
+        self._canonical = known_type(selector, of) is str  # as they were decoded; an int may have more than 64 bits
 
     def on_batch(self, batch: Batch) -> None:
         """Emit the rows under their new keys."""
@@ -281,7 +281,7 @@ def lists_of(name: str, batch: Batch, made: list[Any]) -> list[list[Any]]:
             rest = iter(made[index + 1 :])
             listed(made[index])
         return list(map(list, rest))
-    except Exception as error:
+    except RAISED as error:
         raise bad_record(name, batch, len(made) - length_hint(rest) - 1, error) from error
 
 

@@ -27,6 +27,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from streamactors.core.errors import text_of
+
 
 class State(StrEnum):
     """See the table in the module's header. A member equals its name: ``job.state == "running"``."""
@@ -88,7 +90,7 @@ class Life:
 
 def said(error: BaseException) -> str:
     """Return an error as one line: its type and what it says."""
-    text = " ".join(str(error).split())
+    text = " ".join(text_of(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -63,6 +63,30 @@ def test_what_can_not_be_a_key_is_refused(key):
         canonical_key(key)
 
 
+@pytest.mark.parametrize("key", ["\ud800", "é\udfff", ("a", "\ud800"), 2**64, (-(2**63) - 1,)])
+def test_a_key_that_can_t_be_encoded_is_refused_before_a_store_or_a_shuffle_meets_it(key):
+    with pytest.raises(sa.PipelineError, match=r"surrogate|64 bits"):
+        canonical_key(key)
+    for column in ([key], ["a", key], [key, 1]):
+        with pytest.raises(sa.PipelineError, match=r"surrogate|64 bits"):
+            canonical_keys(column)
+
+
+def test_text_beyond_ascii_is_a_key_as_it_is():
+    texts = ["é", "\U0001f600", ""]
+    assert canonical_keys(texts) is texts
+
+
+def test_a_key_of_endless_tuples_is_refused():
+    key = ()
+    for _ in range(100_000):
+        key = (key,)
+    with pytest.raises(sa.PipelineError, match="nests too many"):
+        canonical_key(key)
+    while key:  # else freeing it goes as deep
+        (key,) = key
+
+
 def test_key_groups_never_change():
     """Golden: state on disk stands under these groups."""
     golden = {"a": 25, "algebra": 20, 1: 27, -7: 53}

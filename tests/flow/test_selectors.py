@@ -8,6 +8,7 @@ import pytest
 from streamactors.core.batch import Batch
 from streamactors.core.errors import BadRecord, PipelineError
 from streamactors.flow.selectors import column, describe, is_async, known_type
+from streamactors.flow.transforms import Filter, KeyBy, Map, Split
 
 
 class Quiz(msgspec.Struct):
@@ -55,6 +56,18 @@ def test_a_coroutine_function_is_no_selector(selector):
     assert is_async(selector)
     with pytest.raises(PipelineError, match="coroutine function"):
         column(selector)
+
+
+def generator(value):
+    yield value
+
+
+@pytest.mark.parametrize("operator", [Map, Filter, lambda function: Split([function]), KeyBy])
+@pytest.mark.parametrize("function", [generator, partial(generator)])
+def test_a_generator_function_is_refused_where_nobody_takes_what_it_yields(operator, function):
+    """A generator is true whatever it would yield: a filter would keep everything."""
+    with pytest.raises(PipelineError, match="generator function"):
+        operator(function)
 
 
 def test_a_selector_is_a_name_or_a_function():

@@ -1,5 +1,6 @@
 """Error policies: what happens to a record that an operator can't handle, and what is kept of it."""
 
+import asyncio
 from collections import Counter
 from random import Random
 
@@ -122,6 +123,22 @@ async def test_what_can_t_be_decoded_is_left_out_by_the_source(data_dir):
     views, dead, _ = await end(flow, data_dir, batch_records=3)
     assert views["v"] == {1: 2, 2: 1}
     assert [letter.original for letter in dead["dead-letters.p.answers"]] == [values[i] for i in (1, 2, 4, 5, 6)]
+
+
+@pytest.mark.parametrize("first", ["nothing can be decoded", "nothing is left"])
+async def test_an_awaited_function_in_a_reader_passes_over_a_batch_in_which_there_is_nothing(data_dir, first):
+    async def same(n):
+        return n
+
+    flow = sa.Pipeline("p")
+    numbers = flow.topic("numbers", int).on_error("skip").filter(lambda n: n != 1)
+    numbers.map(same).event_time(None).key_by(None).count().to_view("v")
+    async with sa.Log(data_dir) as log:
+        bad = b"{" if first == "nothing can be decoded" else b"1"
+        await (await log.create_topic("numbers", 1)).append_many([bad, bad, b"2", bad])
+    async with asyncio.timeout(30):
+        views, _, _ = await end(flow, data_dir, batch_records=2)
+    assert views["v"] == {2: 1}
 
 
 async def test_a_time_that_is_none_is_left_out_by_event_time(data_dir):
@@ -257,6 +274,101 @@ async def test_crashes_write_each_dead_letter_once(data_dir, parts):
     values = [*range(40), 100, 101, 103]
     expected = Counter(v for v in values if v % 2 or v % 3 == 0)
     assert Counter(int(letter.value) for letter in dead["dead-letters.p.script"]) == expected
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class Faceless:
+    def __repr__(self):
+        raise RuntimeError("no face")
+
+    def __int__(self):
+        raise ValueError("no number")
+
+
+def raising(error):
+    def function(value):
+        if type(value) is int and value % 2:
+            raise error
+        return value
+
+    return function
+
+
+@pytest.mark.parametrize("error", [Mute(), asyncio.CancelledError(), StopIteration(), RecursionError()], ids=repr)
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_whatever_a_function_raises_is_its_record_s_error(data_dir, error, awaited):
+    function = raising(error)
+
+    async def later(value):
+        return function(value)
+
+    flow = sa.Pipeline("p")
+    flow.items([1, 2, 3, 4]).map(later if awaited else function).on_error("dead_letter").key_by(
+        lambda n: n
+    ).count().to_view("v")
+    views, dead, _ = await end(flow, data_dir)
+    assert views["v"] == {2: 1, 4: 1}
+    assert [letter.offset for letter in dead["dead-letters.p.items"]] == [0, 2]
+
+
+async def test_a_value_that_can_t_show_itself_is_left_out_all_the_same(data_dir):
+    flow = sa.Pipeline("p")
+    flow.items([1, 2]).map(lambda n: Faceless() if n == 1 else n).map(int).on_error("dead_letter").key_by(
+        lambda n: n
+    ).count().to_view("v")
+    views, dead, _ = await end(flow, data_dir)
+    assert views["v"] == {2: 1}
+    (letter,) = dead["dead-letters.p.items"]
+    assert letter.value == "<Faceless, whose repr() raises RuntimeError>"
+    assert letter.error == "ValueError: no number (in test_dead_letters.py:" + letter.error.rpartition(":")[2]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+async def test_a_key_that_can_t_be_encoded_is_its_record_s_error(data_dir, parts):
+    class Answer(Struct):
+        n: int
+
+    flow = sa.Pipeline("p", parts=parts)
+    flow.topic("answers", Answer).key_by("n").on_error("dead_letter").count().to_view("v")
+    keys = flow.items(["a", "\ud800", "é"], name="texts").key_by(lambda text: text)
+    keys.on_error("dead_letter").count().to_view("texts")
+    async with sa.Log(data_dir) as log:
+        await (await log.create_topic("answers", 1)).append_many([b'{"n":5}', b'{"n":%d}' % 2**70])
+    views, dead, _ = await end(flow, data_dir)
+    assert (views["v"], views["texts"]) == ({5: 1}, {"a": 1, "é": 1})
+    assert [letter.offset for letter in dead["dead-letters.p.answers"] + dead["dead-letters.p.texts"]] == [1, 1]
+
+
+async def test_a_field_that_raises_is_its_record_s_error(data_dir):
+    class Answer:
+        def __init__(self, n):
+            self.n = n
+
+        @property
+        def key(self):
+            return 10 // self.n
+
+    flow = sa.Pipeline("p")
+    flow.items([1, 0, 2]).map(Answer).key_by("key").on_error("dead_letter").count().to_view("v")
+    views, dead, _ = await end(flow, data_dir)
+    assert views["v"] == {10: 1, 5: 1}
+    assert [letter.offset for letter in dead["dead-letters.p.items"]] == [1]
+
+
+async def test_a_traceback_tells_of_its_own_record_only(data_dir):
+    """An operator goes on without a record; what follows must not be told as if it had happened meanwhile."""
+    flow = sa.Pipeline("p")
+    first = flow.items(list(range(10))).map(lambda n: n + 0 // (n - 5), name="first").on_error("dead_letter")
+    first.map(odd_fails, name="second").on_error("dead_letter").key_by(lambda n: n).count().to_view("v")
+    _, dead, _ = await end(flow, data_dir)
+    found = dead["dead-letters.p.items"]
+    assert sorted(letter.offset for letter in found) == [1, 3, 5, 7, 9]
+    assert not [letter for letter in found if "another exception" in letter.traceback]
+    assert not [letter for letter in found if letter.offset != 5 and "ZeroDivisionError" in letter.traceback]
 
 
 # ---- in a simulated world: real wiring, chosen crashes
