@@ -277,7 +277,8 @@ class Reader:
             if partition.deleted:
                 raise UsageError(
                     f"topic {partition.topic} was deleted by another process, while it was read here, at offset "
-                    f"{self.position} of partition {partition.number}. What was not read by then is gone."
+                    f"{self.position} of partition {partition.number}. What was not read by then is gone; unless a "
+                    "promotion has exchanged it: then it bears its version's label now, and this name is the new one's."
                 )
             if self.position >= end:
                 if self.position > end:

@@ -48,6 +48,7 @@ class Versioned:
         self._disk = RealDisk()
         self.catalogue = Catalogue(self._disk, self.folder)
         self._say = say
+        self._said = ""
 
     def versions(self) -> Versions:
         """Return what the catalogue says, when what was left of an exchange is done; refuse a job that is not there."""
@@ -139,10 +140,18 @@ class Versioned:
                 return True
             raise UsageError(f"job {self.job}: the promotion of {label} was called back by somebody else.")
         if handover.at is None:
+            self._tell(f"{versions.serving} is to take a last checkpoint and rest")
             self._yield_for(versions.serving, label)
         else:
+            self._tell(f"{versions.serving} rests; {label} is to come to the same place")
             self._serve_for(label, handover.at, versions.serving)
         return False
+
+    def _tell(self, what: str) -> None:
+        """Say once what is waited for."""
+        if what != self._said:
+            self._said = what
+            self._say(f"{self.job}: {what}")
 
     def _yield_for(self, serving: str, label: str) -> None:
         with self.held(serving) as free:
@@ -191,8 +200,8 @@ class Versioned:
         code = self.versions().version(label).code or "FILE.py"
         return (
             f"job {self.job}: {label} does not run, and is {by} behind {serving}. Nothing was changed. Let "
-            f"it catch up: `streamactors replay {code} --data {self._data_dir} --as {label}`; while {serving} runs, add "
-            "--keep-following and promote beside it."
+            f"it catch up: `streamactors replay {code} --data {self._data_dir} --as {label}`; while {serving} runs, "
+            "add --keep-following and promote beside it."
         )
 
     def _withdraw(self, label: str) -> None:

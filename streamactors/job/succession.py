@@ -145,6 +145,12 @@ class Succession:
         """See to it, until cancelled, that *regions* are what the catalogue says."""
         self._regions = list(regions)
         trouble = ""
+        if self.part is None:
+            self._log.warning(
+                "version %s rests: another one is about to be served, and follows to where this one ended. Start that "
+                "one, or call it back with `streamactors rollback`",
+                self.version,
+            )
         while True:
             await self._ports.clock.sleep(POLL_SECONDS)
             try:

@@ -260,7 +260,7 @@ def promote(data_dir: Path, job: str, label: str, *, force: bool, timeout: float
 
     Not within --timeout: the request is withdrawn, exit code 1.
     """
-    versioned = Versioned(existing(data_dir), job)
+    versioned = Versioned(existing(data_dir), job, complain)
     found = versioned.versions()
     if not force and found.serving != label:
         _refuse_readers(data_dir, found, label)
@@ -281,7 +281,7 @@ def promote(data_dir: Path, job: str, label: str, *, force: bool, timeout: float
 @timeout_option
 def rollback(data_dir: Path, job: str, *, force: bool, timeout: float) -> int:
     """Go back to the version of JOB that was served before; or withdraw a promotion that is not finished."""
-    versioned = Versioned(existing(data_dir), job)
+    versioned = Versioned(existing(data_dir), job, complain)
     found = versioned.versions()
     if not force and found.handover is None and found.before is not None:
         _refuse_readers(data_dir, found, found.before)

@@ -58,6 +58,34 @@ def test_who_has_yielded_rests_and_both_rest_while_targets_are_exchanged():
     ]
 
 
+def test_rolling_back_goes_one_step_further_each_time_and_ends_with_the_first():
+    found = versions("v1", "v2", "v3")
+    for label in ("v2", "v3"):
+        serve(found, label)
+    for expected in ("v2", "v1"):
+        assert found.before == expected
+        serve(found, found.before, back=True)
+    assert (found.serving, found.before) == ("v1", None)
+    serve(found, "v3")
+    assert found.before == "v1"
+
+
+def serve(found, label, *, back=False):
+    found.ask(label, 0, back=back)
+    found.yielded({})
+    found.exchange()
+    found.serve(1)
+
+
+def test_a_job_of_a_release_without_catalogues_has_a_first_version_that_is_served(tmp_path):
+    (tmp_path / "quiz" / "v1").mkdir(parents=True)
+    (tmp_path / "quiz" / "v1" / "data.mdb").touch()
+    kept = Catalogue(RealDisk(), tmp_path / "quiz")
+    assert kept.read().serving == "v1" and kept.read().is_first("v1")
+    kept.change("quiz", "v2", 5, lambda found: found.begin("v2", 5))
+    assert (kept.read().serving, kept.read().followed_by("v2")) == ("v1", "v1")
+
+
 # With sinks. ----------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +304,22 @@ async def test_a_reader_of_a_topic_that_is_exchanged_is_told_and_finds_the_other
         again = (await log.topic("out")).partition(0).reader(0)
         (chunk, *_) = await again.read(max_records=5)
         assert [json.decode(value)["by"] for value in chunk.values()] == ["two"] * 5
+
+
+async def test_a_version_that_starts_while_another_is_about_to_be_served_rests_until_that_is_called_back(yielded):
+    def ask_and_yield(found):
+        found.ask("v2", 1)
+        found.yielded({"events": ["elsewhere"]})
+
+    catalogue(yielded).change("quiz", "v1", 0, ask_and_yield)
+    async with running(marking("one", yielded), yielded) as job:
+        await append(job.log, 40, 10)
+        await until(job._regions[0]._at_rest.is_set)
+        assert await topic_rows(yielded, "out") == whole("one", 40)
+        Versioned(yielded, "quiz").roll_back(timeout=5)
+        await until(lambda: stands(job, Part(None, None), 50))
+        await job.checkpoint()
+    assert await topic_rows(yielded, "out") == whole("one", 50)
 
 
 async def test_a_topic_of_somebody_else_in_the_way_is_named_before_anything_changes(yielded):
