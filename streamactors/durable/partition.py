@@ -220,8 +220,12 @@ class Partition:
         return self._commits
 
     async def reopen(self) -> None:
-        """After a failure: give files and lock back; the next append recovers."""
-        self._opening = None
+        """Give files and lock back, also those that are just being opened; the next append opens, and recovers."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            await asyncio.wait({opening})
+            if not opening.cancelled():
+                opening.exception()  # its caller has it, or was cancelled
         await self._release()
 
     async def _release(self) -> None:
@@ -232,10 +236,6 @@ class Partition:
     async def close(self) -> None:
         """Return when what was taken is durable, and all files and the lock are released."""
         self._closed = True
-        if self._opening is not None:
-            await asyncio.wait({self._opening})
-            if not self._opening.cancelled():
-                self._opening.exception()  # its caller has it, or was cancelled
         await self.reopen()
         for reader in list(self._readers):
             await reader.close()
