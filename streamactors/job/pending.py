@@ -20,13 +20,13 @@ shows that it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 import msgspec
 
-from streamactors.core.codec import seal, unseal
+from streamactors.core.codec import CHECKSUM_BYTES, bytes_head, seal, unseal
 from streamactors.core.connectors import Payload, SinkTarget, SinkWriter, Stamp
 from streamactors.core.errors import SinkConflict
 from streamactors.core.limits import EPOCH_OUTPUT_BYTES_MAX
@@ -46,6 +46,7 @@ class PendingRow(msgspec.Struct, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_NO_BYTES = len(bytes_head(0))
 _decode = msgspec.msgpack.Decoder(PendingRow).decode
 
 
@@ -97,7 +98,7 @@ class PendingOutput:
         """Encode one payload; True when none is left."""
         if self._frozen:
             key, row = self._frozen.pop(0)
-            self._encoded.append((key, seal(_encode(row))))
+            self._encoded.append((key, _sealed(row)))
         return not self._frozen and self._row.encode(entries)
 
     def hand_over(self) -> list[Delta]:
@@ -151,6 +152,7 @@ class Committer:
     async def recover(self, rows: Sequence[Row]) -> None:
         """Commit of *rows*, found after a start, what the target does not show yet."""
         decoded = [(key, self._decode(value)) for key, value in rows]
+        self.waiting_bytes = sum(len(value) for _, value in rows)
         for partition in sorted({_partition(key) for key, _ in decoded}):
             chain = [(key, row) for key, row in decoded if _partition(key) == partition]
             shown = await self._target.last_stamp(partition, self._job, self.sink)
@@ -167,6 +169,7 @@ class Committer:
                     "what it had confirmed. Restore the target, or start the job anew."
                 )
             await self._commit(chain[links.index(shown) :])
+        self.waiting_bytes = 0
         self._settled = [key for key, _ in decoded]
 
     async def before(self) -> list[Delta]:
@@ -176,7 +179,10 @@ class Committer:
     async def after(self, deltas: Sequence[Delta]) -> None:
         """Commit the rows of the checkpoint that has just become durable."""
         rows = [row for delta in deltas if delta.database == self.database for row in delta.puts]
-        await self._commit([(key, self._decode(value)) for key, value in rows])
+        self.waiting_bytes = sum(len(value) for _, value in rows)
+        # These bytes have not left the process: their checksum need not be looked at. Decoded one at a time.
+        await self._commit((key, _decode(memoryview(value)[CHECKSUM_BYTES:])) for key, value in rows)
+        self.waiting_bytes = 0
         self._settled += [key for key, _ in rows]
 
     def take_settled(self) -> list[Delta]:
@@ -191,14 +197,19 @@ class Committer:
         """Release the target."""
         await self._target.close()
 
-    async def _commit(self, rows: Sequence[tuple[bytes, PendingRow]]) -> None:
-        self.waiting_bytes = sum(len(row.data) for _, row in rows)
+    async def _commit(self, rows: Iterable[tuple[bytes, PendingRow]]) -> None:
         for key, row in rows:
             await self._target.commit(Payload(_partition(key), row.data), row.stamp, row.expect)
             self.waiting_bytes -= len(row.data)
 
     def _decode(self, value: bytes) -> PendingRow:
         return _decode(unseal(value, f"pending output of sink {self.sink}"))
+
+
+def _sealed(row: PendingRow) -> bytes:
+    """Return *row* as LMDB keeps it: as the encoder would give it, without a copy of the data by the encoder."""
+    head = _encode(PendingRow(row.stamp, row.expect, b""))[:-_NO_BYTES]
+    return seal(head + bytes_head(len(row.data)), row.data)
 
 
 def _is_beyond(shown: Stamp | None, stamp: Stamp) -> bool:

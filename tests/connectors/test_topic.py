@@ -176,7 +176,24 @@ def test_what_no_frame_holds_is_cut_and_what_no_record_holds_is_named(monkeypatc
     writer = sink.writer(1)
     values = [bytes([65 + n]) * 300 for n in range(20)]
     writer.write(Batch(values))
-    assert [len(column.values()) for column, _ in writer._pieces[0]] == [2, 3] * 4
-    assert [value for column, _ in writer._pieces[0] for value in column.values()] == values
+    columns = writer._groups[0].columns
+    assert [len(column.values()) for column in columns] == [2, 3] * 4
+    assert [value for column in columns for value in column.values()] == values
     with pytest.raises(BadRecord, match=r"topic t can't handle record .* it has 2,000 bytes, a record of the log"):
         writer.write(Batch([b"small", b"x" * 2_000]))
+
+
+def test_an_epoch_is_cut_into_payloads_of_a_good_size_in_order(monkeypatch):
+    monkeypatch.setattr(topic_module, "PENDING_CHUNK_BYTES", 100)
+    writer = TopicSink("t").writer(2)
+    values = [f"{number:030d}".encode() for number in range(40)]
+    held = [writer.write(Batch(values[at : at + 2], offsets=[at, at + 1])) for at in range(0, 40, 2)]
+    assert held == [31 * count for count in range(2, 42, 2)]
+    payloads = writer.take()
+    found = {0: [], 1: []}
+    for payload in payloads:
+        records = topic_module._decode_payload(payload.data).records()
+        assert records.size <= 100
+        found[payload.partition] += records.column.values()
+    assert found == {0: values[::2], 1: values[1::2]}
+    assert writer.take() == []

@@ -2,13 +2,14 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import streamactors as sa
 from streamactors.core.batch import Batch
-from streamactors.core.codec import seal, unseal
+from streamactors.core.codec import bytes_head, seal, unseal
 from streamactors.core.times import MAX_TIME, MIN_TIME, clamp_time, duration_ms, shown
 
 
@@ -80,3 +81,13 @@ def test_a_flipped_bit_is_damage_with_a_name(payload, position):
     sealed[position % len(sealed)] ^= 1 << position % 8
     with pytest.raises(sa.Damaged, match="row"):
         unseal(bytes(sealed), "row")
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_two_parts_are_sealed_as_one(head, rest):
+    assert seal(head, rest) == seal(head + rest)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 65_535, 65_536, 100_000])
+def test_the_head_of_bytes_is_that_of_messagepack(size):
+    assert bytes_head(size) + bytes(size) == msgspec.msgpack.encode(bytes(size))
