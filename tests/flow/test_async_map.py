@@ -133,12 +133,12 @@ async def test_when_full_the_stage_takes_nothing_more_and_the_mailbox_fills():
 async def test_results_that_can_not_go_on_hold_back_the_calls_as_well():
     running = Running(_echo, capacity=5)
     running.sink.pace(16)
-    await running.put(*(batch(*range(first, first + 500)) for first in range(0, 5_000, 500)))
+    await running.put(*(batch(*range(first, first + 500)) for first in range(0, 8_000, 500)))
     assert running.source.records > 2_000  # nothing is taken while answers wait for room
     assert running.sink.records == 500
     while running.out():
         await settle()
-    assert running.operator.records_in == 5_000
+    assert running.operator.records_in == 8_000
     await running.stop()
 
 

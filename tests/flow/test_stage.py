@@ -7,7 +7,7 @@ import pytest
 
 from streamactors.core.batch import Batch
 from streamactors.core.keys import encode_key, key_group
-from streamactors.core.limits import KEY_GROUPS
+from streamactors.core.limits import BATCH_RECORDS_MAX, KEY_GROUPS
 from streamactors.core.signals import Barrier, ClockMark, End, Flush, Watermark
 from streamactors.core.times import MAX_TIME
 from streamactors.durable.realtime import RealClock
@@ -261,7 +261,7 @@ async def test_a_stage_lets_others_have_the_loop():
     stage, source, sink, _ = stage_of(Watched())
     sink.records_max = 10**9
     for sequence in range(1, 20):
-        source.put(sequence, Batch(["x"] * 1_024), 1_024)
+        source.put(sequence, Batch(["x"] * BATCH_RECORDS_MAX), BATCH_RECORDS_MAX)
     turns = []
 
     async def other():

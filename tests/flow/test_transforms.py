@@ -5,6 +5,7 @@ import pytest
 from streamactors.core.batch import Batch, Kind
 from streamactors.core.errors import BadRecord, PipelineError
 from streamactors.core.keys import Key
+from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.flow.async_transforms import AsyncFilter, AsyncFlatMap, AsyncMap
 from streamactors.flow.transforms import Filter, FlatMap, KeyBy, Map, Originals, Row, Rows
 from tests.flow.fakes import Part, rows
@@ -108,7 +109,7 @@ def test_flat_map_refuses_a_text_that_it_would_take_apart():
 
 def test_flat_map_emits_batches_of_the_usual_size():
     out = run(FlatMap(range), appended([3000]))
-    assert [len(batch) for batch in out] == [1024, 1024, 952]
+    assert [len(batch) for batch in out] == [BATCH_RECORDS_MAX, 3_000 - BATCH_RECORDS_MAX]
 
 
 def test_flat_map_into_nothing_emits_nothing():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from streamactors.core.batch import Batch, Kind
 from streamactors.core.errors import BadRecord, PipelineError
 from streamactors.core.keys import canonical_key, encode_key
+from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.core.times import MAX_TIME
 from streamactors.flow.aggregates import aggregate, count, max_, mean, min_, reduce_, several, sum_
 from streamactors.flow.window_operator import WindowOperator
@@ -183,7 +184,7 @@ def test_large_firings_come_in_batches_of_the_usual_size():
     driver.batch(Batch(list(range(3000)), [1] * 3000, list(range(3000))))
     driver.watermark_to(9)
 
-    assert [len(batch) for batch in driver.out] == [1024, 1024, 952]
+    assert [len(batch) for batch in driver.out] == [BATCH_RECORDS_MAX, 3_000 - BATCH_RECORDS_MAX]
     assert [row[0] for row in rows(driver.out)] == sorted(range(3000), key=encode_key)
 
 
