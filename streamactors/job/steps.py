@@ -92,6 +92,12 @@ class Made:
         self.source = operator if of is None else of.source
         self.partition = 0 if of is None else of.partition
 
+    def copy(self) -> Made:
+        """Return another origin of the same rows."""
+        other = Made(self.of, self.source)
+        other.rows = self.rows
+        return other
+
     def originals(self, offsets: Sequence[int]) -> list[Any]:
         """Return what there is: a window's result has no record of its own."""
         return [None] * len(offsets) if self.of is None else self.of.originals(offsets)

@@ -108,6 +108,8 @@ class Taps:
             _around(operator, "taking", trace.taking)
             _around(operator, "connect", trace.connect)
             self._traces.append(trace)
+        if self.traced:
+            _around(operator, "connect", tap.connect_apart)
         if node.id in self.deciding:
             _around(operator, "connect", tap.connect_restricted)
         tap.listen_to_refusals(operator)
@@ -279,6 +281,20 @@ class Tap:
                 emit(batch.take(rows))
 
         plain(output, restricted if output != "dead" else emit)
+
+    def connect_apart(self, plain: Callable[[str, Emit], None], output: str, emit: Emit) -> None:
+        """
+        Connect *emit*, and give each batch of results an origin that no other batch has.
+
+        What came from no record has no offsets in the run that is explained, so where several parts meet again it stays
+        as it is. Here it has some; batches that share an origin would be put into their order (Batch.interleave).
+        """
+
+        def apart(batch: Batch) -> None:
+            made = batch.origin
+            emit(batch.replace(origin=made.copy()) if isinstance(made, Made) and made.of is None else batch)
+
+        plain(output, apart)
 
     # What it leaves out. ----------------------------------------------------------------------------------------------
 

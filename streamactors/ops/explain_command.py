@@ -317,8 +317,9 @@ def _why_not(explained: Explanation) -> str:
         return "Records that made it are no longer there."
     return (
         "The same code made another value of the same records in the same order: a function of it depends on more than "
-        "its arguments (the clock, random numbers, the network, the order of a set), or what is stored was changed by "
-        "other code before this. If it is neither, please report it."
+        "its arguments (the clock, random numbers, the network, the order of a set), or on the order in which branches "
+        "of one stream meet again in a union, which is that of the batches; or what is stored was made by other code "
+        "before this. If it is none of these, please report it."
     )
 
 
