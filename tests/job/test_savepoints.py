@@ -29,6 +29,7 @@ def counting(parts=1, sink=None):
     keyed.count().to_view("totals")
     keyed.map_with_state(lambda e, s: ((s or 0) + 1, (s or 0) + 1)).key_by(None, name="all").max().to_view("most")
     events.distinct("at", name="seen").to_topic("seen")
+    keyed.distinct("near", ttl=100, name="near").count(name="nearby").to_view("nearby")
     if sink is not None:
         keyed.count(name="for-sink").map(lambda n: {"n": n}).to(sink)
     return flow
@@ -36,7 +37,7 @@ def counting(parts=1, sink=None):
 
 def values(first, last):
     return [
-        json.encode({"key": "abcdefgh"[i * i % 7], "at": 7 * i + (i * 13) % 40 - i % 11 // 10 * 190})
+        json.encode({"key": "abcdefgh"[i * i % 7], "at": 7 * i + (i * 13) % 40 - i % 11 // 10 * 190, "near": i % 3})
         for i in range(first, last)
     ]
 
@@ -52,7 +53,7 @@ def running(flow, data_dir, version=None, **more):
 
 def shown(job):
     with job.views.snapshot() as view:
-        return {name: dict(view(name).items()) for name in ("counts", "tops", "totals", "most")}
+        return {name: dict(view(name).items()) for name in ("counts", "tops", "totals", "most", "nearby")}
 
 
 async def seen(log, name="seen"):
