@@ -17,7 +17,7 @@ from streamactors.durable.log import Log, Topic
 from .cli import data_option
 from .failures import OK, USAGE, complain
 from .jobs import existing
-from .letters import Letter, letter_at, letter_topics, read_letters
+from .letters import Letter, Record, letter_at, letter_topics, read_letters
 from .lines import refused
 from .output import base64_object, iso_time, say, write_json_lines, write_table
 from .retries import Outcome, Place, put_back_so_far
@@ -57,8 +57,12 @@ async def _list(data_dir: Path, job: str, operator: str | None, limit: int | Non
             async for letter in read_letters(region, topic):
                 if operator is None or letter.of_operator(operator):
                     last.append(letter)
-            found += [(letter, places.get((letter.partition, letter.offset))) for letter in last]
+            found += [(letter, _where(places, letter)) for letter in last]
     return found
+
+
+def _where(places: dict[Record, Place], letter: Letter) -> Place | None:
+    return None if letter.record is None else places.get(letter.record)
 
 
 def _summary(letter: Letter, place: Place | None) -> dict[str, Any]:
@@ -126,7 +130,7 @@ async def _show(data_dir: Path, job: str, position: str) -> tuple[Letter, Place 
         topics = await letter_topics(log, data_dir, job)
         letter = await letter_at(position, topics)
         places = await put_back_so_far(log, topics[letter.region])
-        return letter, places.get((letter.partition, letter.offset))
+        return letter, _where(places, letter)
 
 
 def _json_or_base64(data: bytes) -> Any:
@@ -166,13 +170,15 @@ def retry(
     as_json: bool,
 ) -> int:
     """
-    Put the originals of dead letters back into the topics that they came from, each once, however often it is tried.
+    Put the records of dead letters back into the topics that they came from, each once, however often it is tried.
 
     Mend the pipeline first: it meets them again, in all its branches. Nobody else may be writing those topics
     meanwhile.
     """
-    if sum([operator is not None, bool(positions), everything]) != 1:
-        raise UsageError("nothing says which letters. Give one of --operator, --offset and --all.")
+    ways = sum([operator is not None, bool(positions), everything])
+    if ways != 1:
+        what = "exclude each other" if ways else "say which letters, and none is there"
+        raise UsageError(f"--operator, --offset and --all {what}. Give one of them.")
     outcomes = asyncio.run(_retry(existing(data_dir), job, operator, positions, dry_run=dry_run))
     if as_json:
         write_json_lines(_outcome(outcome) for outcome in outcomes)
@@ -209,12 +215,13 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "position": outcome.letter.position,
         "retried": _place(outcome.place),
         "already": outcome.already,
+        "together": outcome.together,
         "refused": outcome.refused,
     }
 
 
 def _tell(outcomes: list[Outcome], *, dry_run: bool) -> None:
-    going = [outcome for outcome in outcomes if outcome.place is not None and not outcome.already]
+    going = [outcome for outcome in outcomes if outcome.goes]
     refusals = [outcome for outcome in outcomes if outcome.refused is not None]
     for outcome in going:
         say(f"{outcome.letter.position} to {outcome.place}")
@@ -224,6 +231,8 @@ def _tell(outcomes: list[Outcome], *, dry_run: bool) -> None:
         complain(f"{len(refusals) - _NAMED:,} more can't be put back.")
     parts = [f"{'would put' if dry_run else 'put'} back {len(going):,} record{'' if len(going) == 1 else 's'}"]
     already = sum(outcome.already for outcome in outcomes)
+    together = sum(outcome.together for outcome in outcomes)
     parts += [f"{already:,} put back before"] if already else []
+    parts += [f"{together:,} put back with another letter"] if together else []
     parts += [f"{len(refusals):,} refused"] if refusals else []
     say("; ".join(parts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 
@@ -16,6 +17,9 @@ from streamactors.flow.dead_letters import TOPIC_PREFIX, DeadLetter, topic_of
 
 from .failures import complain
 from .jobs import all_jobs
+
+Record = tuple[str, int, int, int]
+"""A record that letters are about: its source, partition and offset, and a checksum of its bytes."""
 
 _decode = msgspec.json.Decoder(DeadLetter).decode
 
@@ -40,6 +44,14 @@ class Letter:
         """Where its record was read, in words."""
         content = self.content
         return "" if content.source is None else f"{content.source}/{content.partition} at {content.offset}"
+
+    @property
+    def record(self) -> Record | None:
+        """The record that it is about; None for what came from none, or from a source that keeps no bytes."""
+        content = self.content
+        if content.source is None or content.partition is None or content.offset is None or content.original is None:
+            return None
+        return content.source, content.partition, content.offset, crc32(content.original)
 
     def of_operator(self, name: str) -> bool:
         """Whether *name* is its operator: the path, or what stands behind the job's name."""

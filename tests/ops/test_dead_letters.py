@@ -10,7 +10,10 @@ from random import Random, SystemRandom
 import pytest
 
 from streamactors.durable import appender
+from streamactors.durable.erasure import erase
+from streamactors.durable.files import RealDisk
 from streamactors.durable.log import Log
+from streamactors.ops import retries
 from tests.crash.processes import Server
 
 FLOW = """
@@ -122,8 +125,8 @@ def test_one_letter_is_shown_with_everything(command, letters):
         (["show", "quiz", "numbers/0/700"], "there is no dead letter at numbers/0/700"),
         (["show", "quiz", "numbers/9/0"], "there is no dead letter at numbers/9/0"),
         (["show", "quiz", "other/0/0"], "Regions with dead letters: items, numbers, ups"),
-        (["retry", "quiz"], "nothing says which letters"),
-        (["retry", "quiz", "--all", "--operator", "rule"], "nothing says which letters"),
+        (["retry", "quiz"], "say which letters, and none is there"),
+        (["retry", "quiz", "--all", "--operator", "rule"], "exclude each other"),
         (["retry", "quiz", "--operator", "nobody"], "has no dead letter of operator nobody"),
         (["retry", "quiz", "--offset", "numbers/0/x"], "is no position"),
         (["retry", "nope", "--all"], "there is no job nope"),
@@ -175,6 +178,83 @@ def test_what_fails_again_is_a_new_letter(command, spawn, letters, flow):
     assert command(*rule).out.endswith(b"put back 4 records\n")
     until_end(spawn, flow, letters)
     assert command(*rule).out.endswith(b"put back 4 records; 4 put back before\n")
+
+
+TWO = """
+import sys
+import streamactors as sa
+
+def strict(n):
+    if str(n) in sys.argv: raise ValueError(f"{n} is bad")
+    return n
+
+p = sa.Pipeline("two", on_error="dead_letter")
+numbers = p.topic("numbers", int)
+numbers.map(strict, name="left").to_topic("left")
+numbers.map(strict, name="right").to_topic("right")
+"""
+
+
+@pytest.fixture
+def two(data_dir, tmp_path, command, spawn):
+    """A job of two branches that both left out 3 and 5 of the numbers 0 to 5, and its file."""
+    file = tmp_path / "two.py"
+    file.write_text(TWO)
+    assert command("log", "append", "--data", data_dir, "numbers", file=b"0\n1\n2\n3\n4\n5\n").code == 0
+    until_end(spawn, file, data_dir, "3", "5")
+    return file
+
+
+def served_from(command, data_dir, file, *bad):
+    """Replay *file*, in which the numbers *bad* still fail, as v2, and promote that."""
+    replay = ["replay", file, "--data", data_dir, "--as", "v2", "--no-progress", "--", *bad]
+    assert command(*replay).code == 0
+    assert command("promote", "--data", data_dir, "two", "v2").code == 0
+
+
+def test_a_record_that_two_operators_left_out_goes_back_once(command, data_dir, two):
+    retry = ["deadletters", "retry", "--data", data_dir, "two", "--all"]
+    assert command(*retry, "--dry-run").out.endswith(b"would put back 2 records; 2 put back with another letter\n")
+    assert command(*retry).out.endswith(b"put back 2 records; 2 put back with another letter\n")
+    assert command(*retry).out.endswith(b"put back 0 records; 4 put back before\n")
+    assert command("log", "read", "--data", data_dir, "numbers").lines[6:] == [b"3", b"5"]
+
+
+def test_letters_of_the_version_that_is_served_now_are_no_others_in_their_places(command, data_dir, two):
+    first = rows(command("deadletters", "list", "--data", data_dir, "two", "--json"))[0]
+    retry = ["deadletters", "retry", "--data", data_dir, "two"]
+    assert first["offset"] == 3 and command(*retry, "--offset", first["position"]).code == 0
+    served_from(command, data_dir, two, "5")
+    listed = rows(command("deadletters", "list", "--data", data_dir, "two", "--json"))
+    assert [(row["offset"], row["retried"]) for row in listed] == [(5, None), (5, None)]
+    assert command(*retry, "--all").code == 0
+    assert command("log", "read", "--data", data_dir, "numbers").lines[6:] == [b"3", b"5"]
+
+
+def test_what_a_killed_retry_promised_is_done_behind_a_promotion_too(command, data_dir, two, monkeypatch):
+    async def killed(*_):
+        raise OSError(5, "killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retries._Retries, "_append", killed)
+        first = rows(command("deadletters", "list", "--data", data_dir, "two", "--json"))[0]
+        assert command("deadletters", "retry", "--data", data_dir, "two", "--offset", first["position"]).code == 5
+    served_from(command, data_dir, two, "5")
+    command("deadletters", "retry", "--data", data_dir, "two", "--all")
+    assert command("log", "read", "--data", data_dir, "numbers").lines[6:] == [b"3", b"5"]
+
+
+def test_what_was_erased_since_a_retry_was_killed_does_not_come_back(command, data_dir, two, monkeypatch):
+    async def killed(*_):
+        raise OSError(5, "killed here")
+
+    retry = ["deadletters", "retry", "--data", data_dir, "two", "--all"]
+    with monkeypatch.context() as patch:
+        patch.setattr(retries._Retries, "_append", killed)
+        assert command(*retry).code == 5
+    erase(RealDisk(), data_dir / "log" / "numbers" / "0", lambda key, value: value == b"3", lambda: "0" * 32, 0)
+    command(*retry)
+    assert command("log", "read", "--data", data_dir, "numbers").lines[5:] == [b"5"]
 
 
 def test_an_erased_key_leaves_the_other_letters_places_as_they_are(command, letters):
