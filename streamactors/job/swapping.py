@@ -37,8 +37,8 @@ def addresses_of(plans: Iterable[RegionPlan], following: str | None) -> list[tup
             addresses.append(sink.address)
         elif following is not None:
             raise PipelineError(
-                f"sink {sink.id} has one target for all versions, which {following} writes: this version would write it "
-                "too. Let this version write elsewhere, or give the sink an address (core.connectors.Shadowed)."
+                f"sink {sink.id} has one target for all versions, which {following} writes: this version would write "
+                "it too. Let this version write elsewhere, or give the sink an address (core.connectors.Shadowed)."
             )
     return addresses
 

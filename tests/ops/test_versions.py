@@ -231,7 +231,7 @@ def test_a_promotion_while_both_run_loses_and_repeats_nothing(command, spawn, se
 
 
 def offset_of(row):
-    return sum(part["offset"] for part in row["position"]["answers"]["partitions"])
+    return sum(part["offset"] for region in row["position"].values() for part in region["partitions"])
 
 
 def until(condition, seconds=30):
@@ -310,6 +310,26 @@ def test_a_promotion_is_refused_while_another_job_reads_what_is_exchanged(comman
     answer = command("promote", "--data", replayed, "quiz", "v2")
     assert answer.code == 2 and "reading/v1 reads graded" in answer.err
     assert command("promote", "--data", replayed, "quiz", "v2", "--force").code == 0
+
+
+def test_a_replay_that_keeps_following_ends_when_it_is_promoted_or_stopped(command, spawn, served, program):
+    first = spawn("run", program("wrong.py", WRONG), "--data", served)
+    replay = ("replay", program("right.py", RIGHT), "--data", served, "--as", "v2", "--keep-following")
+    second = spawn(*replay)
+    until(lambda: [offset_of(row) for row in listed(command, served)] == [300, 300])
+    command("log", "append", "--data", served, "answers", file=answers(50, 300))
+    until(lambda: [offset_of(row) for row in listed(command, served)] == [350, 350])
+    second.send_signal(signal.SIGINT)
+    code, out, err = ended(second)
+    assert (code, "drained" in out or "caught up" in out) == (0, True), err
+    third = spawn(*replay)
+    until(lambda: listed(command, served)[1]["state"] == "running")
+    answer = command("promote", "--data", served, "quiz", "v2")
+    assert answer.code == 0, answer.err
+    code, out, err = ended(third)
+    assert code == 0 and "is served now, and this replay is over" in out, err
+    first.send_signal(signal.SIGTERM)
+    assert ended(first)[0] == 0
 
 
 def test_dead_letters_take_part_as_topics_do(command, spawn, served, program):
