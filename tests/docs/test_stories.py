@@ -1,10 +1,12 @@
-"""The commands of docs/kappa.md do what the page says: programs, commands, outputs and exit codes, in order."""
+"""Pages that tell a story: programs, commands, outputs and exit codes are as the page says, in its order."""
 
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(?P<kind>python|console)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -26,14 +28,15 @@ def fits(line, expected):
     return line.startswith(shown) if dots else line == expected
 
 
-def test_the_story_goes_as_it_is_told(tmp_path):
+@pytest.mark.parametrize("page", ["kappa.md", "moving.md"])
+def test_the_story_goes_as_it_is_told(tmp_path, page):
     (tmp_path / "bin").mkdir()
     for name, what in (("streamactors", "-m streamactors "), ("python", "")):
         tool = tmp_path / "bin" / name
         tool.write_text(f'#!/bin/sh\nexec {sys.executable} {what}"$@"\n')
         tool.chmod(0o755)
     commands = 0
-    for block in BLOCK.finditer((ROOT / "docs" / "kappa.md").read_text()):
+    for block in BLOCK.finditer((ROOT / "docs" / page).read_text()):
         text = block["text"]
         if block["kind"] == "python":
             (tmp_path / text.partition("\n")[0].removeprefix("# ")).write_text(text)
