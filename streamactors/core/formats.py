@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 RULE = (
-    "A release reads what it and all before it have written, never what a later one has: use the release that wrote it, "
-    "or a later one."
+    "A release reads what it and all before it have written, never what a later one has: use the release that wrote "
+    "it, or a later one."
 )
 
 

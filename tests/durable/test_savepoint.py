@@ -116,7 +116,7 @@ def test_a_newer_format_is_refused_with_the_rule(monkeypatch):
     monkeypatch.setattr(savepoint, "FORMAT", 2)
     newer = encoded()
     monkeypatch.undo()
-    with pytest.raises(UsageError, match=r"has format version 2, this release reads up to 1.*never what a later one has"):
+    with pytest.raises(UsageError, match=r"has format version 2, .*never what a later one has"):
         decoded(newer)
 
 
