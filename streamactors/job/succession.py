@@ -148,7 +148,7 @@ class Succession:
         if self.part is None:
             self._log.warning(
                 "version %s rests: another one is about to be served, and follows to where this one ended. Start that "
-                "one, or call it back with `streamactors rollback`",
+                "one, or roll back",
                 self.version,
             )
         while True:
