@@ -8,7 +8,6 @@ from pathlib import Path
 from streamactors.core.errors import Held
 from streamactors.core.ports import Disk, Lock
 
-
 LOCK = "job.lock"
 """In a version's folder: held while it runs."""
 
