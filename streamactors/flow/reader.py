@@ -127,10 +127,11 @@ class Reader(Actor):
         """Return whether all before *offset* was read, and of what was read nothing is left to be taken."""
         return not self._ready and self._prepared >= offset
 
-    def take(self, records: int) -> tuple[Batch, int, Batch | None]:
+    def take(self, records: int, until: int | None = None) -> tuple[Batch, int, Batch | None]:
         """Remove up to *records* rows of the head; return them, the offset behind them, and dead letters before that.
 
         Rows that came from one source record stay together, because positions and the journal count source records.
+        None of them stands behind offset *until*, where a range of the journal ends; nor does the end that is returned.
         """
         head = self._ready[0]
         batch = head.batch
@@ -138,13 +139,15 @@ class Reader(Actor):
         cut = records
         while 0 < cut < len(batch) and batch.offsets[cut] == batch.offsets[cut - 1]:
             cut += 1
-        if cut >= len(batch):
+        end = head.end if cut >= len(batch) else batch.offsets[cut]
+        if until is not None:  # it may be among records that a filter has dropped, or that could not be handled
+            end = min(end, until)
+        self._taken = end
+        if end == head.end:
             self._ready.popleft()
             self.wake()
-            self._taken = head.end
-            return batch, head.end, head.dead
-        self._taken = end = batch.offsets[cut]
-        dead, rest = _cut(head.dead, end)
+            return batch, end, head.dead
+        dead, rest = parted(head.dead, end)
         self._ready[0] = Head(batch.slice(cut, len(batch)), head.end, rest)
         return batch.slice(0, cut), end, dead
 
@@ -259,7 +262,7 @@ class Reader(Actor):
         return Batch.join(dead) if dead else None
 
 
-def _cut(dead: Batch | None, end: int) -> tuple[Batch | None, Batch | None]:
+def parted(dead: Batch | None, end: int) -> tuple[Batch | None, Batch | None]:
     """Return the dead letters of records before offset *end*, and the others."""
     if dead is None:
         return None, None

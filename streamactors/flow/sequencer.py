@@ -34,7 +34,7 @@ from streamactors.engine.mailbox import Channel
 
 from .event_time import EventTime
 from .guide import Guide
-from .reader import Reader
+from .reader import Reader, parted
 from .sequencing import Entry, Message, PartitionId, Sequencing, choose
 
 CHUNK_OFFSETS = 65_536
@@ -189,14 +189,13 @@ class Sequencer(Actor):
     def _admit(self, key: PartitionId, records: int, until: int | None = None) -> None:
         outputs = self._outputs[key[0]]
         assert all(channel.has_room for channel in outputs), f"D1: {key} is numbered while an output of it is full"
-        batch, end, dead = self._readers[key].take(records)
-        if until is not None:  # the journal's range may end among records that a filter has dropped
-            end = min(end, until)
+        batch, end, dead = self._readers[key].take(records, until)
         self.records += len(batch)
         for message in self.sequencing.admit(key, batch, end):
-            self._send(message, outputs)
+            due, dead = parted(dead, message.offsets[-1] + 1) if isinstance(message, Batch) else (None, dead)
+            self._send(message, outputs, due, self._dead[key[0]])
         if dead is not None:
-            self._send(dead, self._dead[key[0]])
+            self._send(Batch([]), (), dead, self._dead[key[0]])
         self._paced_from = None
 
     def _follow(self, guide: Guide) -> bool:
@@ -287,13 +286,25 @@ class Sequencer(Actor):
         for message in messages:
             self._send(message)
 
-    def _send(self, message: Message, channels: Sequence[Channel] | None = None) -> None:
-        """Give *message* the next number: a batch goes to its source's outputs, a signal to all."""
+    def _send(
+        self,
+        message: Message,
+        channels: Sequence[Channel] = (),
+        dead: Batch | None = None,
+        dead_channels: Sequence[Channel] = (),
+    ) -> None:
+        """Give *message* the next number: a batch goes to its source's outputs, a signal to all.
+
+        Dead letters of records before a piece's end have the piece's number. Those of the stages have it as well, and
+        where they meet they are put in the order of their records: it must not show how they fell into batches (T2).
+        """
         position = self.sequencing.position
         position.sequence += 1
         if isinstance(message, Batch):
-            for channel in channels or ():
-                channel.put(position.sequence, message, len(message), message.bytes)
+            pairs = [(channel, message) for channel in channels if message.values]
+            pairs += [] if dead is None else [(channel, dead) for channel in dead_channels]
+            for channel, batch in pairs:
+                channel.put(position.sequence, batch, len(batch), batch.bytes)
         else:
             for channel in self._channels:
                 channel.put(position.sequence, message)

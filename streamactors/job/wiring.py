@@ -32,7 +32,7 @@ from streamactors.flow.sequencer import Sequencer, Ticker
 from streamactors.flow.sequencing import PartitionId, PartitionPosition, Position, Sequencing
 from streamactors.flow.stage import Chain, Forward, Shuffle, Stage, groups_of_part
 from streamactors.graph.nodes import Node
-from streamactors.graph.plan import Feed, RegionPlan, SourcePlan, StagePlan
+from streamactors.graph.plan import DEAD_LETTERS, Feed, RegionPlan, SourcePlan, StagePlan
 
 from .coordinator import Coordinator
 from .figures import RunFigures
@@ -288,7 +288,9 @@ class _Builder:
         parts = [await self._stage(plan, part) for part in range(plan.parts)]
         self._parts[plan] = parts
         self.stages += parts
-        for number, feed in enumerate(plan.feeds):
+        for index, feed in enumerate(plan.feeds):
+            # Dead letters are in the order of their records, whoever wrote them: as if all came by one feed.
+            number = 0 if plan.nodes[0].kind == DEAD_LETTERS else index
             if feed.stage is None:
                 self._feed_by_sequencer(feed, number, parts)
             else:

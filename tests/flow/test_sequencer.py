@@ -23,7 +23,7 @@ class Ready:
     def head(self):
         return Head(Batch([self.next], offsets=[self.next]), self.next + 1)
 
-    def take(self, records):
+    def take(self, records, until=None):
         self.next += 1
         return Batch([self.next - 1], offsets=[self.next - 1]), self.next, None
 

@@ -405,3 +405,66 @@ def test_dead_letters_survive_crashes_exactly_once(tmp_path, seed):
     good = [int(v) for v in values if v in (b"2", b"4", b"6")]
     assert views == dict(Counter(n % 7 for n in good))
     assert Counter(letter.original for letter in dead) == Counter(v for v in values if v in (b"1", b"x", b"9"))
+
+
+def refuse(rest):
+    def function(record):
+        if record["n"] % 7 == rest:
+            raise ValueError(rest)
+        return record
+
+    return function
+
+
+def everywhere(parts):
+    """Return a pipeline that leaves records out in its source, its reader and its stages."""
+    flow = sa.Pipeline("p", parts=parts, on_error="dead_letter")
+    read = flow.topic("numbers").map(refuse(1), name="in_reader").event_time("at", disorder=20)
+    plain = read.map(refuse(2), name="in_stage")
+    by_key = plain.key_by("k").map_with_state(lambda v, n: (refuse(3)(v), (n or 0) + 1), name="with_state")
+    by_key.window(sa.Tumbling(100)).sum(lambda v: refuse(4)(v)["n"]).final().rows().to_topic("sums")
+    plain.map(refuse(5), name="in_branch").to_topic("out")
+    return flow
+
+
+def records(random, count):
+    at = 0
+    for n in range(count):
+        at += random.randint(0, 30)
+        yield b"{" if n % 7 == 6 else json.encode({"n": n, "k": random.choice("abc"), "at": at})
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_dead_letters_have_the_order_of_their_records_however_these_fell_into_batches(tmp_path, parts):
+    """(T2), with the journal's ranges cut anywhere, and followed in two runs."""
+    values = list(records(Random(3), 150))
+
+    def run(number, piece, **how):
+        world = World(Random(number), tmp_path / str(number))
+
+        def life(follow):
+            async def life(process):
+                async with sa.Log(process.data_dir, process.ports) as log:
+                    topic = await log.create_topic("numbers", 1)
+                    if not topic.partition(0).durable_end():
+                        await topic.partition(0).append(Records.of(values))
+                job_settings = settings(sync=False, batch_records=piece, follow=follow, **how)
+                async with sa.run(
+                    everywhere(parts), process.data_dir, ports=process.ports, settings=job_settings
+                ) as job:
+                    await job.wait()
+                    return await letters(job.log, "dead-letters.p.numbers")
+
+            return life
+
+        if piece != 4_096:
+            for end in range(0, 150, 17):
+                followed = {"numbers": [("read", "numbers", 0, 0, end)]} if end else {"numbers": []}
+                result = world.run(life(followed)).result
+                assert {letter.offset for letter in result} <= set(range(end)), "of records that are still to come"
+        return world.run(life({"numbers": [("read", "numbers", 0, 0, 150)]})).result
+
+    whole = run(1, 4_096)
+    assert len(whole) > 90
+    assert [letter.offset for letter in whole] == sorted(letter.offset for letter in whole)
+    assert run(2, 5) == run(3, 1) == whole
