@@ -23,6 +23,10 @@ MAILBOX_RECORDS_MAX = 8_192
 barrier never queues behind more than a few milliseconds of a fast stage. A slow stage gets less: see
 engine/mailbox.py."""
 
+UNPACED_RECORDS_MAX = 1_024
+"""Records that may wait for a receiver, or a target, whose speed is not known yet. One that takes a thousand a second
+keeps the first barrier for a second; a fast one has told its speed before it could want more."""
+
 MAILBOX_BYTES_MAX = 16 * 1024 * 1024
 """Bytes of source records in a mailbox; the memory bound of an edge whatever the size of its records."""
 
@@ -75,4 +79,5 @@ LMDB_KEY_BYTES_MAX = 511
 assert BATCH_BYTES_MAX <= MAILBOX_BYTES_MAX, "a batch must fit into an empty mailbox"
 assert 2 * BATCH_RECORDS_MAX <= MAILBOX_RECORDS_MAX, "a sender must fit a batch while one is being read"
 assert RECORD_BYTES_MAX < FRAME_BYTES_MAX, "the largest record must fit in a frame"
+assert UNPACED_RECORDS_MAX <= MAILBOX_RECORDS_MAX
 assert BATCH_RECORDS_MAX <= APPEND_RECORDS_MAX

@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamactors.core.limits import BATCH_RECORDS_MAX, MAILBOX_BYTES_MAX, MAILBOX_RECORDS_MAX
+from streamactors.core.limits import MAILBOX_BYTES_MAX, MAILBOX_RECORDS_MAX, UNPACED_RECORDS_MAX
 from streamactors.core.signals import Signal
 
 Item = tuple[int, Any, int, int]
@@ -70,7 +70,7 @@ class Channel:
         self.progress = progress
         self.records = 0
         self.bytes = 0
-        self.records_max = BATCH_RECORDS_MAX  # until the receiver's speed is known, it may be slow
+        self.records_max = UNPACED_RECORDS_MAX  # until the receiver's speed is known, it may be slow
         self._items: deque[Item] = deque()
         self._wake_sender = wake_sender
         self._wake_receiver = wake_receiver

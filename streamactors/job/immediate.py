@@ -22,7 +22,7 @@ from typing import Protocol
 
 from streamactors.core.batch import Batch
 from streamactors.core.connectors import SinkTarget, SinkWriter
-from streamactors.core.limits import BATCH_RECORDS_MAX, IMMEDIATE_BYTES_MAX
+from streamactors.core.limits import IMMEDIATE_BYTES_MAX, UNPACED_RECORDS_MAX
 from streamactors.core.ports import Clock
 from streamactors.durable.store import Delta
 from streamactors.engine.actor import Actor
@@ -67,7 +67,7 @@ class ImmediateOutput(Actor):
         self.on_room: Callable[[], None] = lambda: None
         """Called when there is room again."""
 
-        self.records_max = BATCH_RECORDS_MAX
+        self.records_max = UNPACED_RECORDS_MAX
         """Records that may wait; follows the target."""
 
         self._writer = writer

@@ -6,7 +6,7 @@ from msgspec import json
 
 import streamactors as sa
 from streamactors.core.connectors import Payload
-from streamactors.core.limits import BATCH_RECORDS_MAX, MAILBOX_RECORDS_MAX
+from streamactors.core.limits import MAILBOX_RECORDS_MAX, UNPACED_RECORDS_MAX
 
 RECORDS = 3_000
 PER_SECOND = 1_000
@@ -87,4 +87,4 @@ async def test_a_slow_operator_holds_back_the_source_and_not_the_checkpoints(dat
     assert sink.committed == list(range(RECORDS))
     assert len(epochs) >= 5, epochs
     assert mailbox_most < MAILBOX_RECORDS_MAX
-    assert sink.held_most <= 2 * BATCH_RECORDS_MAX < RECORDS  # what came before the operator's speed was known
+    assert sink.held_most <= 2 * UNPACED_RECORDS_MAX < RECORDS  # what came before the operator's speed was known
