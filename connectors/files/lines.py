@@ -11,7 +11,8 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, repeat
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ class Text:
 
     decode_one: Callable[[bytes], Any] = staticmethod(bytes.decode)
 
-    def decode(self, lines: list[bytes]) -> list[Any] | None:
-        """Return the text of each line, or None when one has none."""
+    def decode(self, block: bytes, lines: list[bytes]) -> list[Any] | None:
+        """Return the text of each of the lines of *block*, or None when one has none."""
+        del block
         try:
             return list(map(bytes.decode, lines))
         except UnicodeDecodeError:
@@ -59,10 +61,10 @@ class Json:
         self.decode_one: Callable[[bytes], Any] = decoder.decode
         self._decode_lines = decoder.decode_lines
 
-    def decode(self, lines: list[bytes]) -> list[Any] | None:
-        """Return the value of each line, or None when one has none."""
+    def decode(self, block: bytes, lines: list[bytes]) -> list[Any] | None:
+        """Return the value of each of the lines of *block*, or None when one has none."""
         try:
-            values = self._decode_lines(b"\n".join(lines))
+            values = self._decode_lines(block)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         return list(values) if len(values) == len(lines) else None
@@ -87,6 +89,38 @@ class Place:
 # Reading a stretch of a file. -----------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class _Block:
+    """Whole lines that were read together."""
+
+    data: bytes
+    lines: list[bytes]
+    """Without their ends."""
+
+    places: list[int]
+    """Where each line begins in the file, and where what follows them does."""
+
+    @classmethod
+    def of(cls, data: bytes, start: int) -> _Block:
+        """Split *data* at newlines only: a lone carriage return is part of a line."""
+        lines = data.split(b"\n")
+        if not lines[-1]:
+            lines.pop()
+        places = list(accumulate(map(add, map(len, lines), repeat(len(b"\n"))), initial=start))
+        places[-1] = start + len(data)  # the last line of a file may have no end
+        if b"\r" in data:
+            lines = [line.rstrip(b"\r") for line in lines]
+        return cls(data, lines, places)
+
+    def split(self, count: int) -> tuple[_Block, _Block]:
+        """Return the first *count* lines, fewer than there are, and the others."""
+        size = self.places[count] - self.places[0]
+        return (
+            _Block(self.data[:size], self.lines[:count], self.places[: count + 1]),
+            _Block(self.data[size:], self.lines[count:], self.places[count:]),
+        )
+
+
 class Stretch:
     """The lines of a file between two byte positions, read forward."""
 
@@ -94,25 +128,27 @@ class Stretch:
         """Begin at byte *start*; *end* is behind the last byte that belongs to it, newline or not."""
         self._place = place
         self._format = lines
-        self._next = start
+        self._next = start  # position behind what was read
         self._end = end
+        self._begun = b""  # of what was read, a line whose end was not
+        self._ready: _Block | None = None  # of what was read, lines that there was no room for
         self._file: Any = None
 
     async def read(self, records_max: int) -> tuple[Batch, int] | None:
         """Return the next lines and the offset behind them; None at the end."""
-        lines = (await self._lines())[:records_max]
-        if not lines:
+        block, self._ready = self._ready or await self._read(), None
+        if block is None:
             return None
+        if len(block.lines) > records_max:
+            block, self._ready = block.split(records_max)
         place = self._place
-        ends = list(accumulate(map(len, lines), initial=self._next - place.shift))
-        offsets, end = ends[:-1], ends[-1]
-        bare = [line.rstrip(b"\r\n") for line in lines]
-        self._next = end + place.shift
-        origin = _LinesOrigin(place.source, place.partition, offsets, bare)
-        values = self._format.decode(bare)
+        places = [at - place.shift for at in block.places] if place.shift else block.places
+        offsets, end = places[:-1], places[-1]
+        origin = _LinesOrigin(place.source, place.partition, offsets, block.lines)
+        values = self._format.decode(block.data, block.lines)
         if values is None:
             values = self._one_by_one(origin, end)
-        return Batch(values, offsets=offsets, origin=origin, bytes=end - offsets[0]), end
+        return Batch(values, offsets=offsets, origin=origin, bytes=len(block.data)), end
 
     def _one_by_one(self, origin: _LinesOrigin, end: int) -> list[Any]:
         """Return the values, or raise Undecodable with those that there are."""
@@ -136,37 +172,34 @@ class Stretch:
         if self._file is not None:
             await self._file.close()
 
-    async def _lines(self) -> list[bytes]:
-        """Return whole lines from the next position on, with their ends; none at the end."""
-        wanted = _BLOCK_BYTES
+    async def _read(self) -> _Block | None:
+        """Return the next whole lines; None at the end."""
         while self._next < self._end:
-            block = await self._block(min(wanted, self._end - self._next))
-            whole = block if self._next + len(block) >= self._end else block[: block.rfind(b"\n") + 1]
-            if whole:
-                return _split(whole)
-            if not block:
+            start = self._next - len(self._begun)
+            got = await self._bytes()
+            if not got:
                 raise Damaged(
                     f"source {self._place.source}: {self._place.path} ends at byte {self._next}; it had {self._end}. "
                     "It was cut while it was read. Put the old one back, then start again."
                 )
-            if wanted > RECORD_BYTES_MAX:
+            data, self._next = self._begun + got, self._next + len(got)
+            whole = len(data) if self._next >= self._end else data.rfind(b"\n") + 1
+            self._begun = data[whole:]
+            if whole:
+                return _Block.of(data[:whole], start)
+            if len(data) > RECORD_BYTES_MAX:
                 reason = f"a line of more than {RECORD_BYTES_MAX:,} bytes (limits.RECORD_BYTES_MAX)"
-                raise self._place.bad(self._next - self._place.shift, block[:100], reason)
-            wanted *= 2
-        return []
+                raise self._place.bad(start - self._place.shift, data[:100], reason)
+        return None
 
-    async def _block(self, size: int) -> bytes:
+    async def _bytes(self) -> bytes:
+        """Return the next bytes: about a block, more of a long line, and no more than one byte beyond the longest."""
         if self._file is None:
-            self._file = await aiofiles.open(self._place.path, "rb")
-        await self._file.seek(self._next)
+            self._file = await aiofiles.open(self._place.path, "rb", buffering=0)
+            await self._file.seek(self._next)
+        begun = len(self._begun)
+        size = min(max(_BLOCK_BYTES, begun), max(1, RECORD_BYTES_MAX + 1 - begun), self._end - self._next)
         return bytes(await self._file.read(size))
-
-
-def _split(block: bytes) -> list[bytes]:
-    """Split at newlines only: a lone carriage return is part of a line."""
-    lines = [line + b"\n" for line in block.split(b"\n")]
-    last = lines.pop()[:-1]
-    return [*lines, last] if last else lines
 
 
 @dataclass(frozen=True, slots=True)

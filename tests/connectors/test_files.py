@@ -54,6 +54,23 @@ async def test_small_blocks_read_the_same_lines(tmp_path, monkeypatch):
     assert await read_all(TextLines(tmp_path / "f")) == whole
 
 
+@pytest.mark.parametrize("records_max", [1, 2, 7, 1_000])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+async def test_a_block_of_lines_is_given_in_parts_of_any_size(tmp_path, records_max, end):
+    lines = [b"%d" % n * (n % 5) for n in range(40)] + [b"last"]
+    (tmp_path / "f").write_bytes(b"\r\n".join(lines) + end)
+    reader = await TextLines(tmp_path / "f").reader(None, 0, 0)
+    found = []
+    while got := await reader.read(records_max):
+        batch, behind = got
+        assert len(batch) == len(batch.offsets) <= records_max
+        assert batch.bytes == behind - batch.offsets[0]
+        assert batch.originals() == [value.encode() for value in batch.values]
+        found += batch.values
+    assert found == [line.decode() for line in lines]
+    await reader.close()
+
+
 async def test_carriage_returns_are_part_of_the_line_end_only(tmp_path):
     (tmp_path / "f").write_bytes(b"a\r\nb\rc\r\n")
     assert [value for _, value, _ in await read_all(TextLines(tmp_path / "f"))] == ["a", "b\rc"]
@@ -86,7 +103,8 @@ async def test_text_that_is_no_utf_8_is_named_with_its_place(tmp_path):
     assert "text/0 at offset 5" in str(caught.value.bad[0][0])
 
 
-async def test_a_file_that_is_cut_while_it_is_read_is_damage(tmp_path):
+async def test_a_file_that_is_cut_while_it_is_read_is_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 8)  # what was read before is not read again
     (tmp_path / "f").write_bytes(b"abc\n" * 9)
     reader = await TextLines(tmp_path / "f").reader(None, 0, 0)
     await reader.read(2)
@@ -108,6 +126,14 @@ async def test_a_line_beyond_the_limit_is_refused_instead_of_read_into_memory(tm
     (tmp_path / "f").write_bytes(b"x" * 1_000 + b"\n")
     with pytest.raises(sa.BadRecord, match="more than 16 bytes"):
         await read_all(TextLines(tmp_path / "f"))
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 4, 5])
+async def test_a_line_of_the_limit_is_read_wherever_it_begins(tmp_path, monkeypatch, before):
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 4)
+    monkeypatch.setattr(files, "RECORD_BYTES_MAX", 16)
+    (tmp_path / "f").write_bytes(b"y" * before + b"\n" + b"x" * 16 + b"\nz")
+    assert [value for _, value, _ in await read_all(TextLines(tmp_path / "f"))] == ["y" * before, "x" * 16, "z"]
 
 
 async def test_a_missing_file_is_refused(tmp_path):
