@@ -1,6 +1,8 @@
 """Fixtures of general use. What only one folder needs lives in that folder's conftest.py."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,15 @@ settings.load_profile("house")
 for number in (signal.SIGINT, signal.SIGTERM):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+
+
+# Where Python is told to write no bytecode beside the sources, it goes to pytest's own cache: each process that a test
+# starts would compile the package anew, which takes longer than all else that it does.
+if sys.dont_write_bytecode and sys.pycache_prefix is None:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 
 @pytest.fixture

@@ -293,7 +293,8 @@ async def test_keys_decide_the_partition(tmp_path):
 
 
 def parquet(parts):
-    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow.parquet as pq
+
     return [row for part in parts for row in pq.read_table(part).to_pylist()]
 
 

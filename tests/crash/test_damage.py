@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from streamactors import open_views
+
 PIPELINE = """
 from streamactors import Pipeline
 
@@ -24,13 +26,15 @@ def streamactors(*arguments, given=None):
 
 
 def rows(data):
-    return streamactors("view", "show", "--data", data, "counts", "--json")
+    with open_views(data, "counts") as views:
+        return dict(views["counts"].items())
 
 
-@pytest.fixture
-def ran(tmp_path):
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
     """A data folder with a job that has counted 3,000 records, and its pipeline's file."""
-    data, file = tmp_path / "data", tmp_path / "counts.py"
+    folder = tmp_path_factory.mktemp("healthy")
+    data, file = folder / "data", folder / "counts.py"
     file.write_text(PIPELINE)
     lines = "".join(f"{n}\n" for n in range(3_000))
     assert streamactors("log", "append", "--data", data, "lines", given=lines).returncode == 0
@@ -66,11 +70,11 @@ SEGMENT = f"log/lines/0/{0:020d}.segment"
     ],
     ids=["state cut", "state empty", "state gone", "state zeros", "segment gone", "segment cut", "segment flipped"],
 )
-def test_damage_is_told_with_its_file_and_mended_by_a_copy(ran, tmp_path, path, damage, says):
-    data, file = ran
-    copy = tmp_path / "copy"
-    shutil.copytree(data, copy)
-    before = rows(data).stdout
+def test_damage_is_told_with_its_file_and_mended_by_a_copy(healthy, tmp_path, path, damage, says):
+    copy, file = healthy
+    data = tmp_path / "data"
+    shutil.copytree(copy, data)
+    before = rows(data)
     damage(data / path)
 
     found = streamactors("log", "append", "--data", data, "lines", given="1\n" * 3)
@@ -84,6 +88,6 @@ def test_damage_is_told_with_its_file_and_mended_by_a_copy(ran, tmp_path, path, 
         assert found.returncode == 5, found.stderr
         assert says in found.stderr
         assert "log/lines/0" in found.stderr
-        assert rows(data).stdout == before, "views stay readable"
+        assert rows(data) == before, "views stay readable"
     shutil.copytree(copy, data, dirs_exist_ok=True)
     assert streamactors("run", file, "--data", data, "--until-end").returncode == 0

@@ -12,12 +12,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.crash.lives import ended_badly
 from tests.crash.points import KILLED
 
-pq = pytest.importorskip("pyarrow.parquet")
 pytestmark = pytest.mark.crash
 
 PIPELINE = str(Path(__file__).with_name("sinks_pipeline.py"))

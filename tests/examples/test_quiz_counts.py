@@ -149,6 +149,7 @@ def read_so_far(data_dir) -> int:
     return 0 if restored is None else restored.position["partitions"][0]["offset"]
 
 
+@pytest.mark.crash
 def test_killed_in_the_middle_and_run_again_the_numbers_are_right(streamactors, view, data_dir):
     lines = submissions(40_000)
     streamactors("log", "append", "--data", data_dir, "submissions", stdin="\n".join(lines))

@@ -113,6 +113,7 @@ def check_against_the_oracle(data_dir):
 # While jobs run. ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.crash
 def test_each_of_many_copies_of_a_running_folder_is_as_good_as_a_crash(command, spawn, data_dir, programs, tmp_path):
     values = [b"x" if n % 50 == 17 else b"%d" % n for n in range(2_000)]
     append(data_dir, values)
@@ -367,6 +368,7 @@ def dying(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.crash
 def test_a_copy_that_is_killed_anywhere_is_none_and_the_same_command_completes_it(
     command, spawn, data_dir, programs, tmp_path, dying, record_property
 ):

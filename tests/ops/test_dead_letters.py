@@ -323,6 +323,7 @@ def server():
         yield server
 
 
+@pytest.mark.crash
 def test_a_retry_that_is_killed_anywhere_is_completed_by_the_next(server, command, letters, tmp_path, record_property):
     seed = SystemRandom().getrandbits(32)
     record_property("said", f"seed {seed}")

@@ -292,6 +292,7 @@ def test_a_replay_over_a_topic_of_which_all_was_erased_comes_to_its_end(command,
     assert sum(views(data, "afresh")["quizzes"].values()) == 20
 
 
+@pytest.mark.crash
 def test_killed_at_any_change_and_run_again_it_is_done(command, begun, tmp_path):
     """By SIGKILL, before each write, sync, rename, transaction and copy."""
     rows, shown = asyncio.run(topics(begun)), views(begun)

@@ -8,7 +8,7 @@ import pytest
 from streamactors.core.connectors import Guarantee
 from streamactors.testing.simulate import fresh_seed, simulate_relay
 
-COUNT = int(os.environ.get("STREAMACTORS_SEEDS", "200")) // 5
+COUNT = -(-int(os.environ.get("STREAMACTORS_SEEDS", "40")) // 5)
 FIRST = int(os.environ.get("STREAMACTORS_SEED", fresh_seed()))
 
 

@@ -1,7 +1,7 @@
 """Fresh seeds of the simulated quiz pipeline. What must hold: streamactors/testing/quiz_simulation.py.
 
-A seed that fails is printed with the command that replays it. STREAMACTORS_SEEDS says how many (200),
-STREAMACTORS_SEED where they begin.
+A seed that fails is printed with the command that replays it. STREAMACTORS_SEEDS says how many: 40 here,
+200 in .ci/run, thousands by hand. STREAMACTORS_SEED says where they begin.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 from streamactors.testing.quiz_simulation import CRASH_POINTS
 from streamactors.testing.simulate import crash_table, fresh_seed, simulate
 
-COUNT = int(os.environ.get("STREAMACTORS_SEEDS", "200"))
+COUNT = int(os.environ.get("STREAMACTORS_SEEDS", "40"))
 FIRST = int(os.environ.get("STREAMACTORS_SEED", fresh_seed()))
 
 
@@ -27,12 +27,13 @@ def test_views_and_late_topic_equal_the_oracle_whatever_happens(reports):
     assert all(report.records for report in reports)
 
 
-@pytest.mark.skipif(4 * len(CRASH_POINTS) > COUNT, reason="too few seeds to be at every point")
 def test_the_seeds_went_where_it_hurts(reports):
     """Without this, a simulation that never crashes anything would pass."""
     died = {label for report in reports for label in report.crashes}
-    assert not set(CRASH_POINTS) - died
+    if 4 * len(CRASH_POINTS) <= COUNT:  # fewer may not come to every point
+        assert not set(CRASH_POINTS) - died
 
+    assert len(died) > min(COUNT, len(CRASH_POINTS)) / 4
     assert sum(bool(report.crashes) for report in reports) > COUNT / 2
     assert sum(report.late for report in reports) > COUNT
     assert sum(report.looks for report in reports) > COUNT
