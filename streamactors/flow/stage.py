@@ -133,6 +133,11 @@ class Stage(Actor):
         """How much it handles while it is busy, when that is known."""
         return None if self._pace is None else self._pace / self._interval
 
+    @property
+    def encodes(self) -> bool:
+        """Whether it has met the barrier of an epoch that it has not handed over."""
+        return self._encoding is not None
+
     def committed(self, epoch: int) -> None:
         """Say that *epoch* is durable; noted between two messages."""
         self._committed.append(epoch)

@@ -19,12 +19,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from streamactors.core.signals import Barrier
 from streamactors.durable.store import Checkpoint, Delta
 from streamactors.flow.reader import Reader
 from streamactors.flow.sequencing import Entry
+from streamactors.flow.stage import Stage
 
 from .epochs import EpochLedger, EpochState
 from .immediate import Stopped
@@ -71,7 +73,7 @@ class Coordinator(Keeper):
         self._sequencer.on_caught_up = self._hurry
         for stage in self._stages:
             stage.hand_over = self._on_hand_over
-            stage.press = self._press
+            stage.press = partial(self._press, stage)
 
     @property
     def waiting_for(self) -> frozenset[str]:
@@ -183,12 +185,14 @@ class Coordinator(Keeper):
         """There is no room: nothing more is numbered before what waits is durable."""
         self._sequencer.held = True
 
-    def _press(self) -> None:
-        """A limit is reached: an epoch begins now, and nothing more is numbered before one is durable."""
-        if not self._pressed:
-            self._pressed = True
+    def _press(self, stage: Stage) -> None:
+        """A limit is reached: an epoch begins now. While one is not durable, nothing more is numbered before it is."""
+        if self._pressed or (stage.name in self._ledger.waiting_for and not stage.encodes):
+            return  # a barrier, which takes the load off it, is on its way there
+        self._pressed = True
+        if self._gathered is not None or self.commits:
             self._sequencer.held = True
-            self.wake()
+        self.wake()
 
     def _take(self) -> tuple[_Gathered, list[asyncio.Future[int | None]]]:
         """Take what was gathered, and who waits for it: from here on the next epoch may begin."""

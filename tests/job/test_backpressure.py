@@ -7,6 +7,7 @@ from msgspec import json
 import streamactors as sa
 from streamactors.core.connectors import Payload
 from streamactors.core.limits import MAILBOX_RECORDS_MAX, UNPACED_RECORDS_MAX
+from streamactors.job import pending
 
 RECORDS = 3_000
 PER_SECOND = 1_000
@@ -88,3 +89,39 @@ async def test_a_slow_operator_holds_back_the_source_and_not_the_checkpoints(dat
     assert len(epochs) >= 5, epochs
     assert mailbox_most < MAILBOX_RECORDS_MAX
     assert sink.held_most <= 2 * UNPACED_RECORDS_MAX < RECORDS  # what came before the operator's speed was known
+
+
+class Bytes(SlowSink):
+    """Says that each record has a kilobyte; keeps how many an epoch had."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def writer(self, partitions):
+        return Kilobytes(self)
+
+    async def commit(self, payload, stamp, expect):
+        await super().commit(payload, stamp, expect)
+        self.epochs.append(len(json.decode(payload.data)))
+
+
+class Kilobytes(SlowWriter):
+    def write(self, batch):
+        return super().write(batch) * 1_000
+
+
+async def test_output_that_reaches_its_limit_begins_an_epoch_and_the_source_goes_on(data_dir, monkeypatch):
+    monkeypatch.setattr(pending, "EPOCH_OUTPUT_BYTES_MAX", 100_000)
+    async with sa.Log(data_dir) as log:
+        topic = await log.create_topic("numbers")
+        await topic.append_many([b"%d" % number for number in range(RECORDS)])
+    sink, flow = Bytes(), sa.Pipeline("much")
+    flow.topic("numbers").to(sink)
+    settings = sa.Settings(checkpoint_every_ms=3_600_000, bound=sa.Bound.UNTIL_END, batch_records=10)
+    async with sa.run(flow, data_dir, settings=settings) as job:
+        await job.wait()
+    assert sink.committed == list(range(RECORDS))
+    # What an epoch has beyond the limit is what stood in the mailbox before its barrier.
+    assert len(sink.epochs) > 1, sink.epochs
+    assert min(sink.epochs[:-1]) >= 100, sink.epochs
