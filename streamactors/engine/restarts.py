@@ -55,8 +55,9 @@ class RestartPolicy:
         if self.scope not in get_args(Scope):
             raise UsageError(f"restart policy: scope={self.scope!r} is none of {', '.join(get_args(Scope))}. Give one.")
         for name in ("restarts_max", "window", "backoff_first", "backoff_max"):
-            if not getattr(self, name) >= 0:  # nan too
-                raise UsageError(f"restart policy: {name}={getattr(self, name)} is no number from 0 on. Give one.")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value >= 0:  # nan too
+                raise UsageError(f"restart policy: {name}={value!r} is no number from 0 on. Give one.")
 
     @property
     def limit(self) -> int:

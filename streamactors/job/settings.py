@@ -14,8 +14,12 @@ from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.engine.restarts import RestartPolicy
 from streamactors.flow.sequencer import Bound
 
+from .guarantees import guarantee_of
+
 SINKS = ("continue", "shadow", "reset")
 """What a start from a savepoint can do to targets."""
+
+_LEAST = {"checkpoint_every_ms": 1, "batch_records": 1, "watchdog_ms": 0, "await_ms": 0, "quota_bytes": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +84,22 @@ class Settings:
         return from_variables(program or cls(), os.environ)
 
     def __post_init__(self) -> None:
-        """Refuse what would never rest, or never move."""
-        for name in ("checkpoint_every_ms", "batch_records"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"settings: {name}={getattr(self, name)} is below 1. Give at least 1.")
+        """Refuse what would never rest, or never move, or is of another kind."""
+        object.__setattr__(self, "guarantee", guarantee_of(self.guarantee))  # a name does
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is None and name == "quota_bytes":
+                continue
+            if type(value) is not int:
+                raise UsageError(f"settings: {name}={value!r} is no whole number, which it has to be. Give one.")
+            if value < least:
+                off = ", which turns it off" if least == 0 else ""
+                raise UsageError(f"settings: {name}={value} is below {least}. Give at least {least}{off}.")
+        if not isinstance(self.restarts, RestartPolicy):
+            raise UsageError(f"settings: restarts={self.restarts!r} is no RestartPolicy. Give one.")
         if (self.from_savepoint is None) != (self.sinks is None) or self.sinks not in {None, *SINKS}:
             raise UsageError(
                 f"settings: from_savepoint={self.from_savepoint}, sinks={self.sinks}: a start from a savepoint, and no "
                 f"other, has to say what becomes of targets outside. Give one of {', '.join(SINKS)}: go on where the "
                 "savepoint stands; write others, that bear the version's label; or write behind what is there."
             )
-        for name in ("watchdog_ms", "await_ms"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"settings: {name}={getattr(self, name)} is negative. Give 0 to turn it off.")

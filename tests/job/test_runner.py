@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ from msgspec import Struct, json
 
 import streamactors as sa
 from connectors.files import TextLines
-from streamactors.core.connectors import Replay
+from streamactors.core.connectors import Guarantee, Replay
 from streamactors.engine.restarts import RestartPolicy
 
 QUICK = RestartPolicy(restarts_max=2, backoff_first=0.0, backoff_max=0.0)
@@ -131,6 +132,36 @@ async def test_a_record_that_is_reached_too_slowly_for_the_window_still_uses_up_
 def test_settings_that_would_never_rest_are_refused(wrong):
     with pytest.raises(sa.UsageError, match="below 1"):
         sa.Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"checkpoint_every_ms": "1s"}, "checkpoint_every_ms='1s' is no whole number"),
+        ({"batch_records": 2.5}, "batch_records=2.5 is no whole number"),
+        ({"await_ms": True}, "await_ms=True is no whole number"),
+        ({"watchdog_ms": None}, "watchdog_ms=None is no whole number"),
+        ({"watchdog_ms": -1}, "watchdog_ms=-1 is below 0"),
+        ({"quota_bytes": "1GB"}, "quota_bytes='1GB' is no whole number"),
+        ({"quota_bytes": 0}, "quota_bytes=0 is below 1"),
+        ({"guarantee": "twice"}, "'twice' is none of exactly-once"),
+        ({"restarts": 5}, "restarts=5 is no RestartPolicy"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_settings_of_a_wrong_kind_are_refused_where_they_are_made(wrong, message):
+    with pytest.raises(sa.UsageError, match=re.escape(message)):
+        sa.Settings(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"window": "1min"}, {"restarts_max": None}, {"backoff_max": float("nan")}], ids=str)
+def test_a_restart_policy_of_a_wrong_kind_is_refused_where_it_is_made(wrong):
+    with pytest.raises(sa.UsageError, match="no number from 0 on"):
+        RestartPolicy(**wrong)
+
+
+def test_a_guarantee_may_be_named():
+    assert sa.Settings(guarantee="at-least-once").guarantee is Guarantee.AT_LEAST_ONCE
 
 
 async def test_what_retention_has_removed_wholly_is_not_waited_for(data_dir):
