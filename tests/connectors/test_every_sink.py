@@ -9,6 +9,7 @@ import streamactors as sa
 from connectors.part_files import JsonLinesFolder, ParquetFolder
 from connectors.sqlite import SqliteTable
 from connectors.topic import TopicSink
+from streamactors.testing import sink_scripts
 from streamactors.testing.check_sink import check_sink
 
 
@@ -61,8 +62,23 @@ def parquet(path):
     return pyarrow.parquet.read_table(path).to_pylist()
 
 
+@pytest.fixture
+def tenth(monkeypatch):
+    """An epoch of several parts has a tenth of its bytes, and so have the limits that cut it; there are 200 lives."""
+    large, small = sink_scripts._LARGE, sink_scripts._LARGE // 10
+    appends = tuple(
+        [(count, small if size == large else size) for count, size in epoch] for epoch in sink_scripts._APPENDS
+    )
+    monkeypatch.setattr(sink_scripts, "_LARGE", small)
+    monkeypatch.setattr(sink_scripts, "_APPENDS", appends)
+    for module in ("connectors.topic", "connectors.sqlite.writer"):
+        monkeypatch.setattr(f"{module}.PENDING_CHUNK_BYTES", 100_000)
+    for module in ("writers", "parquet"):
+        monkeypatch.setattr(f"connectors.part_files.{module}.PART_BYTES_MAX", 100_000)
+
+
 @pytest.mark.parametrize("partitions", [1, 3])
-async def test_topic(tmp_path, partitions):
+async def test_topic(tmp_path, tenth, partitions):
     attacks = await check_sink(lambda folder: TopicSink("out", partitions), topic, folder=tmp_path)
     assert any("part 2 of" in attack for attack in attacks)
 
@@ -74,7 +90,7 @@ async def test_sqlite_appending(tmp_path):
     assert any("part 2 of" in attack for attack in attacks)
 
 
-async def test_sqlite_with_upserts(tmp_path):
+async def test_sqlite_with_upserts(tmp_path, tenth):
     attacks = await check_sink(
         lambda folder: SqliteTable(folder / "out.db", "out", upserts=True), table, folder=tmp_path
     )
@@ -82,8 +98,7 @@ async def test_sqlite_with_upserts(tmp_path):
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
-async def test_json_lines(tmp_path, monkeypatch, partitions):
-    monkeypatch.setattr("connectors.part_files.writers.PART_BYTES_MAX", 1_000_000)
+async def test_json_lines(tmp_path, tenth, partitions):
     attacks = await check_sink(
         lambda folder: JsonLinesFolder(folder / "out", partitions),
         lambda folder: by_partition(folder / "out", partitions, lines),
@@ -92,8 +107,7 @@ async def test_json_lines(tmp_path, monkeypatch, partitions):
     assert any("part 2 of" in attack for attack in attacks)
 
 
-async def test_parquet(tmp_path, monkeypatch):
-    monkeypatch.setattr("connectors.part_files.parquet.PART_BYTES_MAX", 1_000_000)
+async def test_parquet(tmp_path, tenth):
     attacks = await check_sink(
         lambda folder: ParquetFolder(folder / "out", 2),
         lambda folder: by_partition(folder / "out", 2, parquet),
