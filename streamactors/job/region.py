@@ -173,7 +173,7 @@ class RegionSupervisor:
                     "gives up after %d restarts, and the job with it: %s. Mend what it names and start again: what the "
                     "last checkpoint, %d, holds is safe",
                     self.restarts,
-                    error,
+                    str(error).removesuffix("."),
                     0 if self.last is None else self.last.checkpoint.epoch,
                 )
             self._to(State.FAILED, error)

@@ -118,7 +118,12 @@ def iso_time(ms: int) -> str:
 
 def lines_of(count: int) -> str:
     """Return ``1 line``, ``2 lines``."""
-    return f"{count:,} line" + ("" if count == 1 else "s")
+    return counted(count, "line")
+
+
+def counted(count: int, what: str) -> str:
+    """Return ``1 record``, ``2 records``."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def _other(value: Any) -> Any:

@@ -12,7 +12,7 @@ from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.job.status import JobStatus, RegionStatus
 from streamactors.job.why import duration_text
 
-from .output import iso_time
+from .output import counted, iso_time
 
 RATE_SECONDS = 3.0
 """The stretch of time over which a rate is taken: short enough to follow, long enough to be read."""
@@ -87,6 +87,5 @@ def summary_line(status: JobStatus, how: str, seconds: float, *, rated: bool) ->
     epochs = ", ".join(str(region.checkpoint.epoch) for region in status.regions)
     rate = f", {records / seconds:,.0f} records/s" if rated and seconds > 0 else ""
     restarts = sum(region.restarts for region in status.regions)
-    return (
-        f"{status.job}: {how}; {records:,} records in {seconds:.2f} s{rate}; checkpoint {epochs}, {restarts} restarts"
-    )
+    read = f"{counted(records, 'record')} in {seconds:.2f} s{rate}"
+    return f"{status.job}: {how}; {read}; checkpoint {epochs}, {counted(restarts, 'restart')}"

@@ -100,6 +100,7 @@ async def test_a_region_that_gives_up_is_one_error(data_dir, caplog):
     errors = [message for level, _, message in lines(caplog) if level == "ERROR"]
     assert len(errors) == 1
     assert errors[0].startswith("gives up after 1 restarts, and the job with it: the script says")
+    assert ".." not in errors[0]
 
 
 def test_a_line_as_json_is_one_object_whatever_is_in_the_message():

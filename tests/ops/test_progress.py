@@ -117,6 +117,9 @@ def test_the_last_line_counts_over_all_regions():
     assert summary_line(status, "drained", 2.0, rated=False) == (
         "quiz: drained; 2,000 records in 2.00 s; checkpoint 7, 7, 4 restarts"
     )
+    one = JobStatus("quiz", "ended", [region(records=1, restarts=1)])
+    assert summary_line(one, "drained", 2.0, rated=False).startswith("quiz: drained; 1 record in 2.00 s; ")
+    assert summary_line(one, "drained", 2.0, rated=False).endswith(", 1 restart")
     assert ", 1,000 records/s; " in summary_line(status, "finished", 2.0, rated=True)
 
 
