@@ -117,8 +117,8 @@ class Reader(Actor):
         """Return what comes next here; a Head without a batch while it is being read; None when there is nothing."""
         if self._ready:
             return self._ready[0]
-        if self._prepared < self._offset:  # a function is awaited for what was read
-            return Head(batch=None)
+        if self._end is not None and self._prepared < self._offset:
+            return Head(batch=None)  # a function is awaited for what was read; a live run does not wait for the last
         if self._at_end:
             return None
         return Head(batch=None) if self._source.end() > self._offset else None
