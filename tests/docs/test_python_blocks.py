@@ -9,6 +9,7 @@ The blocks of one page run in order, in an empty folder, and share their names, 
 import ast
 import asyncio
 import inspect
+import logging
 import re
 from pathlib import Path
 
@@ -45,8 +46,17 @@ async def run_blocks(name: str, found: list[tuple[int, str]]) -> dict[str, objec
     return names
 
 
+@pytest.fixture
+def levels():
+    """A page may set levels of the log; the next test's loggers have none."""
+    yield
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("streamactors") and isinstance(logger, logging.Logger):
+            logger.setLevel(logging.NOTSET)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, levels):
     monkeypatch.chdir(tmp_path)
     asyncio.run(run_blocks(str(page), blocks(page.read_text(encoding="utf-8"))))
 
