@@ -26,7 +26,7 @@ from streamactors.durable.files import RealDisk
 from streamactors.durable.sharing import forget, read_briefly
 from streamactors.durable.store import Restored
 
-from .folders import LOCK, job_folder, version_folder
+from .folders import LOCK, check_label, job_folder, version_folder
 from .succession import place_of, stands_at
 from .swapping import complete, folders_of, refuse_what_is_in_the_way, remove_shadows
 
@@ -244,6 +244,7 @@ class Versioned:
 
         Raises UsageError: it is served, or about to be, or not there. Held: it runs.
         """
+        check_label(label)
         folder = version_folder(self._data_dir, self.job, label)
         going = folder.with_name(f".{label}.retired")
         versions = self.versions()

@@ -46,12 +46,11 @@ from streamactors.durable.store import Restored, Store
 from streamactors.durable.views import Overlay, ViewReader
 from streamactors.flow.sequencer import Bound
 from streamactors.flow.sequencing import PartitionId
-from streamactors.graph.nodes import check_name
 from streamactors.graph.pipeline import Pipeline
 from streamactors.graph.plan import RegionPlan, plan
 
 from .failures import FailureReports, OnFailure
-from .folders import job_folder, lock_of_version, version_folder
+from .folders import check_label, job_folder, lock_of_version, version_folder
 from .following import Lead
 from .following import refuse_sources as refuse_to_follow
 from .guarantees import PROMISES, guarantee_of, refuse_sources, refuse_switch
@@ -369,8 +368,9 @@ class Job:
 
     def _take_part(self, versions: Versions | None) -> None:
         """Find out which version this is, and whether it decides or follows."""
-        self.version = self._settings.version or (FIRST if versions is None else versions.serving)
-        check_name("version", self.version)
+        served = FIRST if versions is None else versions.serving
+        self.version = served if self._settings.version is None else self._settings.version
+        check_label(self.version)
         self._folder = version_folder(self._data_dir, self.name, self.version)
         if versions is not None and versions.serving != self.version:
             self._served = version_folder(self._data_dir, self.name, versions.serving)

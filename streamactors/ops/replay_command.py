@@ -22,6 +22,7 @@ from streamactors.durable.catalogue import digest_of
 from streamactors.durable.files import RealDisk
 from streamactors.durable.segment import segment_bases, segment_name
 from streamactors.durable.store import Restored
+from streamactors.job.folders import check_label
 from streamactors.job.promotion import Versioned
 from streamactors.job.runner import Job
 from streamactors.job.settings import Settings
@@ -89,6 +90,7 @@ def replay(
 
 def _refuse(versioned: Versioned, label: str, code: str | None, *, go_on: bool) -> None:
     """Refuse to replay what is served, and to go on with the state of other code."""
+    check_label(label)
     found = versioned.versions()
     if found.serving == label:
         raise UsageError(

@@ -19,10 +19,9 @@ from streamactors.durable.files import RealDisk
 from streamactors.durable.savepoint import Counts, SavepointHead
 from streamactors.durable.savepoint_files import SUFFIX, check_all, open_savepoint
 from streamactors.durable.sharing import read_briefly
-from streamactors.graph.nodes import check_name
 from streamactors.graph.plan import plan
 from streamactors.job.fit import told
-from streamactors.job.folders import job_folder, lock_of_version, version_folder
+from streamactors.job.folders import check_label, job_folder, lock_of_version, version_folder
 from streamactors.job.migration import Report
 from streamactors.job.migration import dry_run as try_migrations
 from streamactors.job.savepoints import FOLDER, Code, Sinks, Start, start_from, write
@@ -215,8 +214,9 @@ def restore(
         job = decoder.head.job
     catalogue = Catalogue(disk, job_folder(data_dir, job))
     versions = catalogue.read()
-    label = label or (FIRST if versions is None else versions.serving)
-    check_name("version", label)
+    if label is None:
+        label = FIRST if versions is None else versions.serving
+    check_label(label)
     folder = version_folder(data_dir, job, label)
     start = Start(path, Sinks(sinks), folder, job, label, token_hex(16), _code(code, fresh, dropped))
     lock = lock_of_version(disk, folder)

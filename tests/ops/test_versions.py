@@ -168,6 +168,17 @@ def test_what_makes_no_sense_is_refused(command, spawn, replayed, program):
         assert answer.code == 2 and said in answer.err, answer.err
 
 
+@pytest.mark.parametrize("label", ["", ".", "..", "../quiz/v1", "versions.json"])
+def test_what_is_no_label_is_neither_retired_nor_run(command, spawn, replayed, program, label):
+    """An empty variable in a script must not mean the folder of the whole job, nor the version that is served."""
+    answer = command("retire", "--data", replayed, "quiz", label)
+    assert answer.code == 2 and "can't be the name of a version" in answer.err, answer.err
+    for what in ("replay", "run"):
+        code, _, err = ended(spawn(what, program("other.py", "7"), "--data", replayed, "--as", label))
+        assert code == 2 and "can't be the name of a version" in err, err
+    assert shown(command, replayed, "points") and shown(command, replayed, "points", "--version", "v2")
+
+
 def test_a_version_that_runs_takes_over_from_one_that_does_not_and_the_other_way_round(
     command, spawn, replayed, program
 ):
