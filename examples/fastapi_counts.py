@@ -29,13 +29,14 @@ from streamactors.ops import metrics
 DATA = os.environ.get("QUIZ_DATA", "quiz-service-data")
 PARTITIONS = 8  # workers that there may ever be, and some more for those that still end when their successors begin
 CLOCKS_DIFFER_MS = 60_000
+BODY_BYTES_MAX = 64 * 1024
 
 
 class Submission(msgspec.Struct):
     """What is counted; a submission may have more fields, and they are kept."""
 
     quiz_id: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-    score: float
+    score: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
     submitted_at: Annotated[int, msgspec.Meta(ge=0)]  # ms since the epoch
 
 
@@ -65,17 +66,20 @@ app.mount("/metrics", make_asgi_app())
 
 @app.post("/submissions", status_code=202)
 async def submit(request: Request) -> dict[str, int]:
-    body = await request.body()
+    body = b""
+    async for part in request.stream():
+        if len(body := body + part) > BODY_BYTES_MAX:
+            raise HTTPException(413, f"a submission has at most {BODY_BYTES_MAX:,} bytes")
     try:
         submission = decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HTTPException(422, str(error)) from error
     if submission.submitted_at > time.time() * 1_000 + CLOCKS_DIFFER_MS:  # it would end the windows of all others
         raise HTTPException(422, f"submitted_at {submission.submitted_at} is in the future")
     return (await app.state.submissions.append(body))._asdict()  # returns when it is on disk
 
 
-@app.get("/quizzes/{quiz_id}")
+@app.get("/quizzes/{quiz_id:path}")
 async def quiz(quiz_id: str) -> dict[str, Any]:
     with app.state.views.snapshot() as view:  # both of one checkpoint
         total = view("quizzes").get(quiz_id)

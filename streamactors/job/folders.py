@@ -31,7 +31,11 @@ def check_label(label: str) -> None:
 
 
 def job_folder(data_dir: Path, job: str) -> Path:
-    """Return the folder of a job: its catalogue, and a folder for each version."""
+    """Return the folder of a job: its catalogue, and a folder for each version. Refuse a name that leads elsewhere."""
+    try:
+        check_name("job", job)
+    except PipelineError as error:
+        raise UsageError(str(error)) from None
     return data_dir / "jobs" / job
 
 

@@ -326,11 +326,14 @@ def test_what_can_not_be_counted_is_refused_with_422_and_never_appended(start, d
         json.dumps({"score": 1}).encode(),
         b'{"quiz_id": "\xff", "score": 1, "submitted_at": 1}',
         b'{"quiz_id": "a", "score": 1e999, "submitted_at": 1}',
+        b'{"quiz_id": "a", "score": 1e308, "submitted_at": 1}',
+        b'{"more": ' + 30_000 * b"[",
     ]
     for body in bad:
         answer = HTTP.post(f"{service.url}/submissions", content=body)
         assert answer.status_code == 422, (body, answer.text)
         assert answer.json()["detail"]
+    assert HTTP.post(f"{service.url}/submissions", content=b" " * 100_000).status_code == 413
     assert HTTP.post(f"{service.url}/submissions", content=json.dumps(good, indent=1)).status_code == 202
     assert service.get("/quizzes/unknown").status_code == 404
     until(lambda: service.get("/quizzes/algebra").status_code == 200, "the good one is counted")
