@@ -327,7 +327,13 @@ class Stream(StreamEnds, Generic[T]):
             raise refuse(what, caller(), f"{self.node!r} {_REPLACES}", _REPLACES_REMEDY)
 
     def _require_field(self, what: str, selector: Selector) -> None:
-        """Refuse a field that is known not to be there, before the first record says so."""
+        """Refuse a field that is known not to be there, and what is no selector, before the first record says so."""
+        if selector is not None and not isinstance(selector, str):
+            if not callable(selector):
+                raise refuse(what, caller(), f"{selector!r} selects nothing.", "Give a field's name or a function.")
+            if is_async(selector):
+                awaits = f"{describe(selector)} is a coroutine function; nobody would await it."
+                raise refuse(what, caller(), awaits, "Await in a map() before it, and select its result.")
         if (why := missing_field(selector, self.shape.type)) is not None:
             raise refuse(what, caller(), why, "Name one of them, or add it to the type.")
 
@@ -356,6 +362,8 @@ class Stream(StreamEnds, Generic[T]):
         self, kind: str, function: Callable[..., Any], plain: Any, awaited: Any, name: str | None, gives: Any = None
     ) -> Any:
         """Add an operator that calls a user's function, plain or async, for each value."""
+        if not callable(function):
+            raise refuse(kind, caller(), f"{function!r} is no function.", "Give a function of one value.")
         is_awaited = is_async(function)
         node = self._add(
             kind,

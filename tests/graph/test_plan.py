@@ -323,3 +323,19 @@ def test_a_field_that_a_typed_stream_does_not_have_is_refused_before_any_record_
 def test_an_event_time_field_that_is_not_there_is_refused():
     with pytest.raises(sa.PipelineError, match="no field 'when'"):
         pipeline().topic("t", Event).event_time("when")
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda s: s.map(3), "3 is no function"),
+        (lambda s: s.filter(None), "None is no function"),
+        (lambda s: s.key_by(3), "3 selects nothing"),
+        (lambda s: s.key_by(double), "nobody would await it"),
+        (lambda s: s.event_time(double), "nobody would await it"),
+        (lambda s: s.to_view("v", key=double), "nobody would await it"),
+    ],
+)
+def test_what_is_no_function_is_refused_where_it_is_written(build, says):
+    with pytest.raises(sa.PipelineError, match=rf"at test_plan.py:\d+: .*{says}"):
+        build(pipeline().items([]))
