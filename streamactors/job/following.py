@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamactors.core.connectors import Guarantee
 from streamactors.core.errors import PipelineError
 from streamactors.core.ports import Clock, Threads
 from streamactors.durable.sharing import forget, reading, written
@@ -26,6 +27,8 @@ from streamactors.engine.actor import Actor
 from streamactors.flow.guide import Guide
 from streamactors.flow.sequencer import Sequencer
 from streamactors.flow.sequencing import Entry
+
+from .guarantees import PROMISES
 
 POLL_SECONDS = 0.02
 """How often the other version's newest checkpoint is looked at: a tenth of its usual interval, 50 µs a look."""
@@ -157,8 +160,16 @@ def newest_epoch(lead: Lead) -> int:
 
 
 def refuse_sources(lead: Lead, sources: set[str], pipeline: str) -> None:
-    """Refuse to follow a journal that knows nothing of a source."""
-    restored = reading(lead.folder).restore(lead.region)
+    """Refuse to follow a journal that knows nothing of a source, and a version that keeps none."""
+    store = reading(lead.folder)
+    stored = Guarantee(store.guarantee or Guarantee.EXACTLY_ONCE)
+    if not PROMISES[stored].keeps:
+        raise PipelineError(
+            f"pipeline {pipeline}: version {lead.version} ran as {stored.value}, which keeps no journal, so there is "
+            "nothing that this version could follow. Run it anew as exactly-once or at-least-once, under another name "
+            "of the pipeline; then replay beside that."
+        )
+    restored = store.restore(lead.region)
     if restored is None:
         return  # it has decided nothing yet
     known = {part["source"] for part in restored.position["partitions"]}

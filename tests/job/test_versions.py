@@ -169,3 +169,14 @@ async def test_at_most_once_keeps_no_place_in_a_journal_and_can_not_follow(data_
     with pytest.raises(sa.PipelineError, match="keeps no place in it"):
         async with running(counting(), data_dir, "v2", guarantee=Guarantee.AT_MOST_ONCE):
             pass
+
+
+async def test_a_version_without_a_journal_can_not_be_followed(data_dir):
+    """At-most-once keeps none: who followed it would wait for ever."""
+    async with sa.Log(data_dir) as log:
+        await append(log, 10)
+    async with running(counting(), data_dir, bound=sa.Bound.UNTIL_END, guarantee=Guarantee.AT_MOST_ONCE) as first:
+        await first.wait()
+    with pytest.raises(sa.PipelineError, match="version v1 ran as at-most-once, which keeps no journal"):
+        async with running(counting(), data_dir, "v2"):
+            pass
