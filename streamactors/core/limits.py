@@ -68,6 +68,18 @@ there is what a checkpoint waits for."""
 CHECKPOINTS_KEPT = 1_000
 """Summaries of past checkpoints kept for `streamactors checkpoints`; the state itself is only ever the newest."""
 
+POSITION_GAP_MS = 60_000
+"""Event time between two positions that are kept for good (durable/positions.py), ms. Less: more checkpoints write a
+row more. More: a replay from a time begins further before it."""
+
+POSITION_SHARE = 64
+"""In a stream that is short so far, a position is kept whenever event time has moved on by one of so many parts of it.
+More would write a row at each checkpoint of a job's first hour; fewer leaves a stream of minutes with a handful."""
+
+POSITIONS_DENSE = 256
+"""Positions that are all kept, before they are thinned out by age; older ones are at most twice the age divided by this
+apart. More: more rows, about half as many again for each doubling of the stream. Fewer: less exact."""
+
 RESERVE_BYTES = 16 * 1024 * 1024
 """Bytes that a job keeps free for its last checkpoint. More than one writes where the interval is a second or less
 (some 4,000 pages of LMDB); little enough that nobody minds it in each job's folder."""

@@ -62,7 +62,7 @@ class Version(msgspec.Struct):
     """SHA-256 of that file: which code it was."""
 
     since: str = "earliest"
-    """Where it began to read: ``earliest``, or a time."""
+    """Where it began to read: ``earliest``, or the event time that was asked for, ms."""
 
     targets: list[list[str]] = []
     """Addresses of what its sinks write: see ``core.connectors.Shadowed``."""

@@ -23,6 +23,9 @@ class Checkpoint:
     journal: list[Any] = field(default_factory=list)
     deltas: list[Delta] = field(default_factory=list)
     created_ms: int = 0
+    horizon: int | None = None
+    """Below which event time is complete at the position, ms; None: it has not begun, has ended, or there is none."""
+
     stats: dict[str, Any] = field(default_factory=dict)
     """Joined to the summary that ``checkpoints`` returns, such as ``duration_ms``."""
 

@@ -6,6 +6,7 @@
     regions                 region → its newest checkpoint: epoch, position
     journal:<region>        epoch → what the sequencer noted in it
     checkpoints:<region>    epoch → a summary for people; the newest CHECKPOINTS_KEPT
+    positions:<region>      positions that are kept for good: see positions.py
     state of operators, rows, view:<name>, ...     whatever the deltas of a checkpoint name
 
   (E1) What is in a region's part of LMDB belongs to one complete epoch. All of an epoch goes into one transaction;
@@ -59,6 +60,7 @@ from streamactors.core.limits import CHECKPOINTS_KEPT, MAP_SIZE
 
 from .checkpoint import Checkpoint, CommitStats, Restored, own_rows, summary_of
 from .environment import map_size, no_room, open_environment
+from .positions import Kept, keep_position, kept_positions, positions_of
 from .reserve import Reserve, has_room
 from .snapshot import BROKEN, Handles, Snapshot, damaged
 from .writing import Delta, apply_delta, big, short_turns
@@ -210,8 +212,17 @@ class Store:
 
     @property
     def origin(self) -> Any:
-        """Which savepoint the store was made of (job/savepoints.py); None: of none."""
+        """Which savepoint the store was made of (job/savepoints.py), or which time (from_time.py); None: of none."""
         return self._meta("origin")
+
+    @property
+    def coverage(self) -> dict[str, int | None]:
+        """What ``save_coverage`` stored; empty for a version that began with the first record."""
+        return self._meta("coverage") or {}
+
+    def save_coverage(self, coverage: dict[str, int | None]) -> None:
+        """Store, for each view of a version that began at a time, which rows are right (graph/coverage.py)."""
+        self._save_meta("coverage", coverage)
 
     @property
     def guarantee(self) -> str | None:
@@ -267,13 +278,16 @@ class Store:
         stats = CommitStats(sum(map(Delta.bytes, deltas)), sum(map(Delta.entries, checkpoint.deltas)))
         summaries = f"checkpoints:{region}"
         deltas.append(Delta(summaries, puts=[(big(epoch), seal(encode_value(summary_of(checkpoint, stats))))]))
-        names = ["attempts", *(delta.database for delta in deltas)]
+        positions = [] if checkpoint.horizon is None else [positions_of(region)]
+        names = ["attempts", *positions, *(delta.database for delta in deltas)]
         with self._writing(f"epoch {epoch} of region {region}", names) as transaction:
             self._check(transaction, checkpoint)
             with short_turns():
                 for delta in deltas:
                     apply_delta(transaction, self._handles[delta.database], delta)
             _keep_newest(transaction, self._handles[summaries], CHECKPOINTS_KEPT)
+            for database in positions:
+                keep_position(transaction, self._handles[database], checkpoint, self.place(database))
         return stats
 
     def amend(self, deltas: list[Delta]) -> None:
@@ -318,6 +332,11 @@ class Store:
         with self.snapshot() as snapshot:
             rows = snapshot.scan(database)
         return [self._value(stored, f"{database}, key {key.hex()}") for key, stored in rows]
+
+    def positions(self, region: str) -> list[Kept]:
+        """Return the positions of the region that were kept for good, oldest first."""
+        with self.snapshot() as snapshot:
+            return kept_positions(snapshot, region)
 
     # ---- reading
 

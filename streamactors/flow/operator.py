@@ -75,6 +75,12 @@ class OperatorContext:
     random: Random | None = None
     """The port: for jitter, never for a result."""
 
+    since: int = MIN_TIME
+    """Windows that begin before it are left out: the region began when some of their records were past."""
+
+    mark: int = MIN_TIME
+    """The last mark of the clock before the checkpoint from which we start."""
+
 
 class Operator:
     """A step of a chain. See the module's header for the contract; this one passes everything on."""

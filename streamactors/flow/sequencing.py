@@ -75,6 +75,7 @@ class Position(msgspec.Struct):
     finished: bool = False
     entries: int = 0  # of the journal that were begun; neighbouring ranges of one partition are one
     reading: tuple[str, int] | None = None  # the partition that the last entry reads; None: it is no range
+    since: int = MIN_TIME  # no record before this region's beginning has this event time, or a later one
 
 
 class Sequencing:

@@ -140,7 +140,9 @@ class WindowOperator(Operator):
         self._row = context.row("windows")
         if self.assigner.panes > 1:
             self._panes = Panes(self.aggregate, self.assigner, self._state, self.name)
-        self._life = Lifecycle(self.assigner, self.lateness, context.watermark)
+        self._life = Lifecycle(self.assigner, self.lateness, context.watermark, since=context.since)
+        if self.early_every is not None and context.mark != MIN_TIME:
+            self._period = context.mark // self.early_every
         if self._row.value is not None:
             self.late_records, self._period, life = self._row.value
             self.late_before = self.late_records

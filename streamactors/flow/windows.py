@@ -13,6 +13,9 @@ Windows that overlap are cut into *panes*: stretches of gcd(size, slide) ms on t
 is a whole number of panes, and two records of one pane are in the same windows. A record changes one pane, however many
 windows it is in. A tumbling window is its own only pane.
 
+A region that began in the middle of its input (``since``) has not seen all of a window that began before: such windows
+are left out, as if there were none, and their records are not late.
+
 Windows that begin less often than they are long leave gaps. A record in a gap is in no window, and nothing becomes of
 it; as in Flink, it counts as late once the watermark has reached its own time plus the allowed lateness.
 
@@ -176,19 +179,21 @@ class Phase(Enum):
     """Nothing: all its windows are gone."""
 
     GAP = "gap"
-    """Nothing: it is in no window."""
+    """Nothing: it is in no window, or in none that is not left out."""
 
 
 class Lifecycle:
     """Decide which panes are held, which windows fire and which go."""
 
-    def __init__(self, assigner: Windows, lateness: int, watermark: int = MIN_TIME) -> None:
+    def __init__(self, assigner: Windows, lateness: int, watermark: int = MIN_TIME, *, since: int = MIN_TIME) -> None:
         if lateness < 0:
             raise PipelineError(f"an allowed lateness of {lateness} ms is negative. Give 0 or more.")
         self.assigner = assigner
         self.lateness = lateness
         self.watermark = watermark
         self._held: list[int] = []  # starts of the panes that have state, ascending (W2)
+        least = since if since > MIN_TIME else MIN_TIME - assigner.size  # no window that holds a time begins before
+        self._least = least + (assigner.offset - least) % assigner.slide  # the first window that is not left out
 
     @property
     def held(self) -> list[int]:
@@ -204,7 +209,7 @@ class Lifecycle:
         """Return what a record of the pane does, whether the pane is held or not."""
         windows = self.assigner
         last = windows.last(pane)
-        if last + windows.size <= pane:
+        if last + windows.size <= pane or last < self._least:
             return Phase.GAP
         if windows.due(last, self.lateness) <= self.watermark:
             return Phase.GONE
@@ -213,7 +218,7 @@ class Lifecycle:
     def fired(self, pane: int) -> range:
         """Return the windows of the pane that have fired and are not gone, oldest first."""
         due, watermark, lateness = self.assigner.due, self.watermark, self.lateness
-        windows = self.assigner.holding(pane)
+        windows = self._holding(pane)
         if due(windows[0], 0) > watermark:
             return windows[:0]
         gone = bisect_right(windows, watermark, key=lambda start: due(start, lateness))
@@ -221,12 +226,21 @@ class Lifecycle:
 
     def unfired(self, pane: int) -> range:
         """Return the windows of the pane that have not fired, oldest first."""
-        due, windows = self.assigner.due, self.assigner.holding(pane)
+        due, windows = self.assigner.due, self._holding(pane)
         return windows[bisect_right(windows, self.watermark, key=lambda start: due(start, 0)) :]
+
+    def _holding(self, pane: int) -> range:
+        """Return the windows of the pane that are not left out, oldest first; the pane has some."""
+        windows = self.assigner.holding(pane)
+        return windows if windows[0] >= self._least else windows[bisect_left(windows, self._least) :]
+
+    def _first(self, time: int) -> int:
+        """Return the first window that ends behind *time* and is not left out."""
+        return max(self.assigner.first(time), self._least)
 
     def is_late(self, time: int) -> bool:
         """Return whether a record of a gap is late."""
-        return clamp_time(time + self.lateness) <= self.watermark
+        return self.assigner.last(time) >= self._least and clamp_time(time + self.lateness) <= self.watermark
 
     def holds(self, pane: int) -> bool:
         """Return whether the pane has state."""
@@ -271,10 +285,10 @@ class Lifecycle:
     def _reached(self, before: int, allowance: int) -> Iterator[int]:
         """Yield the windows that hold something and have become due since the watermark *before*, in order."""
         windows, held = self.assigner, self._held
-        start = windows.first(before - allowance + 1)
+        start = self._first(before - allowance + 1)
         while (place := bisect_left(held, start)) < len(held):
             if held[place] >= start + windows.size:
-                start = windows.first(held[place])  # nothing is held from here to there
+                start = self._first(held[place])  # nothing is held from here to there
                 continue
             if (due := windows.due(start, allowance)) > self.watermark:
                 return

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 from streamactors.core.signals import Barrier
+from streamactors.core.times import MAX_TIME, MIN_TIME
 from streamactors.durable.store import Checkpoint, Delta
 from streamactors.flow.reader import Reader
 from streamactors.flow.sequencing import Entry
@@ -227,6 +228,7 @@ class Coordinator(Keeper):
             journal=gathered.journal,
             deltas=[*sinks, *gathered.deltas],
             created_ms=self._clock.now_ms(),
+            horizon=None if gathered.position["horizon"] in (MIN_TIME, MAX_TIME) else gathered.position["horizon"],
             stats={"duration_ms": round((self._clock.monotonic() - gathered.started) * 1_000, 3)},
         )
         self._hand_to(epoch, "the disk")

@@ -82,8 +82,8 @@ def _key(row: Row) -> bytes:
     return row[0]
 
 
-def changes(view: str, old: Snapshot, new: Snapshot) -> Iterator[Change]:
-    """Yield what differs between two snapshots in a view."""
+def changes(view: str, old: Snapshot, new: Snapshot, since: int | None = None) -> Iterator[Change]:
+    """Yield what differs between two snapshots in a view; with *since*, in rows of windows that start no earlier."""
     database = view_database(view)
 
     def rows_of(snapshot: Snapshot) -> Rows:
@@ -91,12 +91,29 @@ def changes(view: str, old: Snapshot, new: Snapshot) -> Iterator[Change]:
 
     for key, was, now in differing(rows_of(old), rows_of(new)):
         encoded, old_value = (b"", None) if was is None else read_row(old.place(database), 0, key, was)
-        if now is None:
-            yield Change(view, plain_key(decode_key(encoded)), "removed", old_value)
-            continue
-        encoded, new_value = read_row(new.place(database), 0, key, now)
-        kind = "added" if was is None else "changed"
-        yield Change(view, plain_key(decode_key(encoded)), kind, old_value, new_value)
+        encoded, new_value = (encoded, None) if now is None else read_row(new.place(database), 0, key, now)
+        shown = plain_key(decode_key(encoded))
+        if since is None or _starts(shown, since):
+            kind = "removed" if now is None else "added" if was is None else "changed"
+            yield Change(view, shown, kind, old_value, new_value)
+
+
+def _starts(key: Any, since: int) -> bool:
+    """Return whether *key* is that of a window's result, and the window starts at *since* or later."""
+    return isinstance(key, list | tuple) and len(key) == 2 and type(key[1]) is int and key[1] >= since
+
+
+def covered(old: dict[str, int | None], new: dict[str, int | None]) -> dict[str, int | None]:
+    """Return which rows of views can be compared, of which *old* and *new* say what is right: ``Store.coverage``.
+
+    By view the first start of a window; None: no row. A view that is not there is compared whole.
+    """
+    found: dict[str, int | None] = {}
+    for view in old.keys() | new.keys():
+        starts = [one[view] for one in (old, new) if view in one]
+        known = [start for start in starts if start is not None]
+        found[view] = max(known) if len(known) == len(starts) else None
+    return found
 
 
 def views_of(snapshot: Snapshot) -> set[str]:

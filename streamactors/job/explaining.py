@@ -42,6 +42,7 @@ from streamactors.core.errors import UsageError
 from streamactors.core.keys import canonical_key
 from streamactors.core.limits import BATCH_RECORDS_MAX
 from streamactors.core.ports import Ports
+from streamactors.core.times import MIN_TIME
 from streamactors.durable.catalogue import Catalogue, Version, digest_of
 from streamactors.durable.log import Log
 from streamactors.durable.realtime import real_ports
@@ -249,6 +250,7 @@ class _Question:
             ends=None,
             targets={},
             overlays={},
+            since=self.restored.position.get("since", MIN_TIME),
         )
 
     def _dressed(self, dress: Dress | None, node: Node) -> Operator:

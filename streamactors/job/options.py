@@ -185,6 +185,7 @@ FROM_INSIDE_ONLY = {
     "version": "which code it is, so it belongs to the command or program that runs it",
     "bound": "a property of one run, not of a job's surroundings: `--until-end`, `--finish`",
     "from_savepoint": "a property of one start: `--from-savepoint`",
+    "from_time": "a property of one start: `replay --from`",
     "sinks": "what that start does to targets: `--sinks`",
     "fresh": "consent that is given once, when the code changes: `--fresh`",
     "dropped": "the same: `--drop`",

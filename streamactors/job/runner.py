@@ -10,8 +10,8 @@ Start, in numbered steps that the code repeats; each may refuse, and then nothin
        can give again what the guarantee needs
     2. the version's lock is taken                  Held, with the holder's pid
     3. ``before_start`` functions run
-    4. the store is made of a savepoint, if that is UsageError
-       asked for; opened; its identity checked
+    4. the store is made, of a savepoint or from a  UsageError
+       time, if asked for; opened; its identity checked
     5. the stored plan and guarantee are compared   PipelineError
        with the new; state is changed to fit
     6. sources and sinks are opened
@@ -53,6 +53,7 @@ from .failures import FailureReports, OnFailure
 from .folders import check_label, job_folder, lock_of_version, version_folder
 from .following import Lead
 from .following import refuse_sources as refuse_to_follow
+from .from_time import Beginning, began_at, begin_at, note_coverage
 from .guarantees import PROMISES, guarantee_of, refuse_sources, refuse_switch
 from .region import Crew, RegionSupervisor, state_lane
 from .room import Room
@@ -243,8 +244,7 @@ class Job:
         self._succession.begin(await threads.run(CATALOGUE_LANE, self._versions))  # nobody changes it from here on
         for prepare in self._pipeline.preparations:  # 3
             await prepare(self.log)
-        if self._settings.from_savepoint is not None:
-            await threads.run(lane, self._start_from, self._settings.from_savepoint, code)
+        await threads.run(lane, self._make_state, code)
         store = await threads.run(lane, self._open_store)  # 4
         if PROMISES[self._settings.guarantee].at_once:
             views = [node.view for region in plans for stage in region.stages for node in stage.nodes]
@@ -259,7 +259,7 @@ class Job:
             await threads.run(lane, store.make_reserve)
         for region in plans:  # 6
             await self._region(region, store, identity.incarnation)
-        await self._succession.register(targets if self._trial is None else [], self._pipeline.file)
+        await self._succession.register([] if self._trial else targets, self._pipeline.file, began_at(store))
         for supervisor, region in zip(self._regions, plans, strict=True):  # 7
             task = asyncio.create_task(supervisor.run(), name=f"{self.name}/{supervisor.id}")
             task.add_done_callback(partial(self._on_sources_over, [source.source for source in region.sources]))
@@ -311,13 +311,19 @@ class Job:
         self._store = open_to_write(self._folder, sync=self._settings.sync, quota_bytes=self._settings.quota_bytes)
         return self._store
 
-    def _start_from(self, path: Path, code: Code) -> None:
-        settings, served, new_id = self._settings, self._served, self._ports.new_id()
-        start = Start(
-            path, Sinks(settings.sinks), self._folder, self.name, self.version, new_id, code, settings.guarantee
-        )
-        start_from(start, self._ports.disk, None if served is None else reading(served), sync=settings.sync)
-        self._logger.info("version %s starts from %s, sinks %s", self.version, path, settings.sinks)
+    def _make_state(self, code: Code) -> None:
+        settings, path, folder = self._settings, self._settings.from_savepoint, self._folder
+        if settings.from_time is None and path is None:
+            return
+        served = None if self._served is None else reading(self._served)
+        if settings.from_time is not None:
+            beginning = Beginning(self.name, self.version, folder, settings.from_time, self._ports.new_id())
+            begin_at(beginning, code.plans, served, sync=settings.sync)
+        if path is not None:
+            new_id, sinks = self._ports.new_id(), Sinks(settings.sinks)
+            start = Start(path, sinks, folder, self.name, self.version, new_id, code, settings.guarantee)
+            start_from(start, self._ports.disk, served, sync=settings.sync)
+            self._logger.info("version %s starts from %s, sinks %s", self.version, path, settings.sinks)
 
     def _release(self) -> None:
         if self._store is not None:
@@ -416,6 +422,7 @@ class Job:
         """Let the code go on with the stored checkpoint, or refuse it."""
         refuse_switch(store, self._settings.guarantee, self._folder)
         fit = go_on(store, code, self._settings.guarantee)
+        note_coverage(store, code.plans)
         if fit is not None and fit.changed:
             self._logger.info("goes on with other code than its checkpoint was made by\n%s", fit.table())
 

@@ -42,6 +42,7 @@ from streamactors.core.codec import encode_value, seal
 from streamactors.core.connectors import Guarantee
 from streamactors.core.errors import PipelineError, UsageError
 from streamactors.core.ports import Disk, Ports
+from streamactors.durable.positions import positions_of
 from streamactors.durable.savepoint import Counts, RowsBlock, SavepointDecoder, SavepointHead
 from streamactors.durable.savepoint_files import SUFFIX, chunks, load, making_store, open_savepoint, write_savepoint
 from streamactors.durable.store import Delta, Store
@@ -218,7 +219,8 @@ def _changes(store: Store, refit: Refit, fit: Fit) -> Iterator[Delta]:
                     yield delta
         yield changes_in_place(refit, OPERATOR_ROWS, snapshot.scan(OPERATOR_ROWS))
         for region in sorted(fit.regions_gone):
-            yield Delta(f"journal:{region}", deletes=[key for key, _ in snapshot.scan(f"journal:{region}")])
+            for database in (f"journal:{region}", positions_of(region)):
+                yield Delta(database, deletes=[key for key, _ in snapshot.scan(database)])
             yield from (Delta(database, deletes=[region.encode()]) for database in ("regions", "attempts"))
 
 

@@ -38,6 +38,10 @@ class Settings:
     from_savepoint: Path | None = None
     """A savepoint of which the version's state is made before it runs. The version has none yet."""
 
+    from_time: int | None = None
+    """Event time, ms, at which the version begins: at the nearest position before it that is known (from_time.py).
+    None: with the first record, or where it stands."""
+
     sinks: str | None = None
     """What a start from a savepoint does to targets: ``continue``, ``shadow`` or ``reset`` (job/savepoints.py)."""
 
@@ -103,3 +107,5 @@ class Settings:
                 f"other, has to say what becomes of targets outside. Give one of {', '.join(SINKS)}: go on where the "
                 "savepoint stands; write others, that bear the version's label; or write behind what is there."
             )
+        if self.from_time is not None and self.from_savepoint is not None:
+            raise UsageError("settings: from_time and from_savepoint both say where the version begins. Give one.")

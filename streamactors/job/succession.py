@@ -120,9 +120,9 @@ class Succession:
         folder = version_folder(self._data_dir, self._job, self.following)
         return Lead(self.following, folder, region, self._to_end)
 
-    async def register(self, targets: Sequence[Sequence[str]], file: str | None) -> None:
+    async def register(self, targets: Sequence[Sequence[str]], file: str | None, since: int | None = None) -> None:
         """
-        Note in the catalogue that this version is there, what it writes, and the file of its code.
+        Note in the catalogue that this version is there, what it writes, the file of its code, and when it began.
 
         It is the first one's to be served.
         """
@@ -133,6 +133,7 @@ class Succession:
             version = found.begin(self.version, self._now())
             version.created_ms = version.created_ms or self._now()
             version.targets = wanted
+            version.since = "earliest" if since is None else str(since)
             version.code, version.digest = file or "", digest
 
         found = await self._read()

@@ -31,6 +31,7 @@ from streamactors.flow.reader import Reader
 from streamactors.flow.sequencer import Sequencer, Ticker
 from streamactors.flow.sequencing import PartitionId, PartitionPosition, Position, Sequencing
 from streamactors.flow.stage import Chain, Forward, Shuffle, Stage, groups_of_part
+from streamactors.graph.coverage import Coverage, coverage
 from streamactors.graph.nodes import Node
 from streamactors.graph.plan import DEAD_LETTERS, Feed, RegionPlan, SourcePlan, StagePlan
 
@@ -90,6 +91,9 @@ class RegionWorld:
 
     resets: bool = False
     """Whether sinks take targets as they are: said when the job started from a savepoint."""
+
+    since: int = MIN_TIME
+    """Of a region that begins at its first record all the same, to show what one would that began later."""
 
     trial: str | None = None
     """Label that targets bear whatever the catalogue says; None: none."""
@@ -175,7 +179,8 @@ def position_of(region: RegionWorld, restored: Restored | None) -> Position:
     disorders = {plan.id: plan.event_time.disorder_ms if plan.event_time else 0 for plan in region.plan.sources}
     if restored is None:
         wanted = [(plan.id, part) for plan in region.plan.sources for part in range(region.partitions[plan.id])]
-        return Position([PartitionPosition(source, part, disorders[source]) for source, part in wanted])
+        partitions = [PartitionPosition(source, part, disorders[source]) for source, part in wanted]
+        return Position(partitions, since=region.since)
     position = msgspec.convert(restored.position, Position)
     for plan in region.plan.sources:
         read = sum(part.source == plan.id for part in position.partitions)
@@ -273,6 +278,7 @@ class _Builder:
         self.views: list[ViewBuffer] = []
         self._region = region
         self._position = position
+        self._coverage = coverage(region.plan, position.since) if position.since > MIN_TIME else Coverage()
         self._parts: dict[StagePlan, list[Stage]] = {}
         self._operators: dict[tuple[Node, int], Operator] = {}
         self._outlets: dict[tuple[Node, int, str], list[Emit]] = {}
@@ -421,7 +427,10 @@ class _Builder:
         watermark = horizon if horizon in (MIN_TIME, MAX_TIME) else horizon - 1 - hold
         path = f"{self._region.job}/{node.id}" + (f"[{part}]" if plan.parts > 1 else "")
         ports = self._region.world.ports
-        return OperatorContext(path, keyed_state, row, watermark, ports.clock, ports.random)
+        since = self._coverage.windows.get(node.id, MIN_TIME)
+        return OperatorContext(
+            path, keyed_state, row, watermark, ports.clock, ports.random, since, self._position.clock
+        )
 
     def _connect(self, node: Node, part: int, output: str, emit: Emit) -> None:
         """Let *emit* take what *node* gives on *output*, beside whoever takes it already."""

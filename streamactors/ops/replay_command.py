@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -45,7 +46,12 @@ SAMPLE_SECONDS = 0.1
 @click.argument("target", metavar="FILE.py[:NAME]")
 @data_option
 @click.option("--as", "label", metavar="LABEL", required=True, help="What to call this version.")
-@click.option("--from", "since", metavar="earliest", default="earliest", show_default=True, help="Where it begins.")
+@click.option(
+    "--from",
+    "since",
+    metavar="earliest|TIME",
+    help="Where it begins: with the first record, or before an event time (ISO 8601, UTC, or ms).  [default: earliest]",
+)
 @click.option("--keep-following", is_flag=True, help="Go on when it has caught up, until it is promoted or Ctrl-C.")
 @click.option("--go-on", is_flag=True, help="With the state that other code left under this label.")
 @settings_options
@@ -57,7 +63,7 @@ def replay(
     arguments: tuple[str, ...],
     *,
     label: str,
-    since: str,
+    since: str | None,
     keep_following: bool,
     go_on: bool,
     no_progress: bool,
@@ -69,16 +75,14 @@ def replay(
     It reads what that one has read, in the same order, and writes views, topics and tables of its own. Killed, it goes
     on where its last checkpoint stands when it is started again.
     """
-    if since != "earliest":
-        raise UsageError(
-            f"--from {since}: a replay begins with the first record of the journal, because what stands in windows and "
-            "sums at a later time was made by the other code. Leave --from out."
-        )
+    time = None if since in (None, "earliest") else time_given(str(since))
     _settings(Settings(), None, flags)  # says what is wrong with them before the file runs
     pipeline = load(target, arguments)
     versioned = Versioned(data_dir, pipeline.name)
     _refuse(versioned, label, pipeline.file, go_on=go_on)
-    settings = replace(_settings(file_settings(), None, flags), version=label)
+    if since == "earliest":
+        _refuse_later_beginning(versioned, label)
+    settings = replace(_settings(file_settings(), None, flags), version=label, from_time=time)
     show = None if no_progress or not _is_terminal() else Bar()
     _log_to(None, "text")
     os.nice(NICE)
@@ -106,6 +110,30 @@ def _refuse(versioned: Versioned, label: str, code: str | None, *, go_on: bool) 
             f"the result would be the old one's. Run `streamactors retire` for {found.job} {label}, then replay; or "
             "choose another label; or --go-on, if the change makes no difference to what was counted."
         )
+
+
+def _refuse_later_beginning(versioned: Versioned, label: str) -> None:
+    """Refuse to call the state of a version that began at a time one that began with the first record."""
+    found = versioned.versions()
+    if label in found and found.version(label).since != "earliest":
+        raise UsageError(
+            f"job {found.job}: {label} began at {found.version(label).since}. Leave --from out to go on with it, "
+            "`streamactors retire` it first, or choose another label."
+        )
+
+
+def time_given(text: str) -> int:
+    """Return the event time that *text* names, ms; refuse what names none."""
+    try:
+        if text.lstrip("-").isdecimal():
+            return int(text)
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--from {text}: this is no time ({error}). Give earliest, or an event time: ISO 8601, in UTC where "
+            "nothing else is said (2025-09-08T10:00Z), or ms since the epoch."
+        ) from error
+    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000)
 
 
 @dataclass

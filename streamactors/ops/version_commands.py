@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from streamactors.core.errors import UsageError
 from streamactors.durable.catalogue import Versions
 from streamactors.durable.files import RealDisk
 from streamactors.durable.register import read_register
+from streamactors.durable.sharing import read_briefly
 from streamactors.durable.store import Restored
-from streamactors.job.differing import Change, at_one_place, changes, standing, views_of
+from streamactors.job.differing import Change, at_one_place, changes, covered, standing, views_of
 from streamactors.job.folders import version_folder
+from streamactors.job.from_time import since_of
 from streamactors.job.promotion import NotInTime, Versioned, lag_records
 from streamactors.job.swapping import folders_of
 
@@ -56,7 +58,7 @@ def versions(data_dir: Path, job: str | None, *, as_json: bool) -> int:
     if as_json:
         write_json_lines(rows)
         return OK
-    head = ["job", "version", "serving", "follows", "state", "records", "behind", "created", "code"]
+    head = ["job", "version", "serving", "follows", "state", "records", "behind", "created", "since", "code"]
     write_table(head, map(_cells, rows))
     return OK
 
@@ -88,7 +90,8 @@ def _rows(versioned: Versioned) -> Iterator[dict[str, Any]]:
             "created_ms": version.created_ms,
             "code": version.code,
             "digest": version.digest,
-            "since": version.since,
+            "since": version.since if version.since == "earliest" else int(version.since),
+            "covers_from": {region: since_of(restored) for region, restored in places.items()},
         }
 
 
@@ -113,7 +116,8 @@ def _cells(row: dict[str, Any]) -> list[Any]:
     serving = "yes" if row["serving"] else row["handover"] or ""
     created = iso_time(row["created_ms"]) if row["created_ms"] else ""
     cells = [row["job"], row["version"], serving, row["follows"] or "", state, records, row["lag_records"], created]
-    return [*cells, row["code"]]
+    since = row["since"] if row["since"] == "earliest" else iso_time(row["since"])
+    return [*cells, since, row["code"]]
 
 
 # Diff. ----------------------------------------------------------------------------------------------------------------
@@ -142,7 +146,8 @@ def diff(
     """
     Print which rows of JOB's views differ between versions OLD and NEW; exit code 1 when some do.
 
-    Both are compared where they stand at the same place of the journal: whatever differs, the code made it so.
+    Both are compared where they stand at the same place of the journal: whatever differs, the code made it so. Where
+    one of them began at a time, windows are compared that have all their records behind it, and nothing else.
     """
     versioned = Versioned(existing(data_dir), job)
     found = versioned.versions()
@@ -151,18 +156,45 @@ def diff(
         if not (folder / "data.mdb").exists():
             raise UsageError(f"job {job}: version {label} has not run yet, so there is nothing to compare.")
     with at_one_place(folders[0], folders[1], _again(job, old, new, timeout, data_dir)) as (mine, its):
-        views, others = views_of(mine), views_of(its)
+        coverage = _coverage(folders)
+        views, others = views_of(mine).union(coverage[0]), views_of(its).union(coverage[1])
         if only is not None and only not in views | others:
             known = ", ".join(sorted(views | others)) or "none"
             raise UsageError(f"job {job}: neither {old} nor {new} has a view {only}. Views there: {known}.")
         wanted = {only} if only is not None else views | others
+        first_starts = _first_starts(job, (old, new), coverage, wanted & views & others)
         alone = [(old, sorted(wanted & views - others)), (new, sorted(wanted & others - views))]
         tally = _Tally(limit, as_json=as_json)
-        tally.erased = _erased(data_dir, standing(mine))
+        tally.erased, tally.covers_from = _erased(data_dir, standing(mine)), first_starts
         for view in sorted(wanted & views & others):
-            for change in changes(view, mine, its):
-                tally.add(change)
+            if first_starts.get(view, 0) is not None:
+                for change in changes(view, mine, its, first_starts.get(view)):
+                    tally.add(change)
     return tally.sum_up(old, new, {label: names for label, names in alone if names})
+
+
+def _coverage(folders: Sequence[Path]) -> list[dict[str, int | None]]:
+    """Return what is right in versions that began at a time: see ``Store.coverage``."""
+    found = []
+    for folder in folders:
+        with read_briefly(folder) as store:
+            found.append(store.coverage)
+    return found
+
+
+def _first_starts(
+    job: str, labels: Sequence[str], coverage: Sequence[dict[str, int | None]], views: set[str]
+) -> dict[str, int | None]:
+    """Return which rows of *views* can be compared, where a version began at a time; refuse when there are none."""
+    found = {view: start for view, start in covered(*coverage).items() if view in views}
+    if found and not any(found.get(view, 0) is not None for view in views):
+        began = " and ".join(label for label, of in zip(labels, coverage, strict=True) if of)
+        raise UsageError(
+            f"job {job}: {began} began at a time, and nothing in {', '.join(sorted(views))} can be compared: rows "
+            "there hold what was read before it. Only views of windows can. To compare all, replay --from earliest "
+            "under another label."
+        )
+    return found
 
 
 def _erased(data_dir: Path, stands: dict[str, Restored]) -> dict[str, int]:
@@ -209,6 +241,9 @@ class _Tally:
         self.erased: dict[str, int] = {}
         """Records of sources that were erased from the log: one version may have counted them, and the other not."""
 
+        self.covers_from: dict[str, int | None] = {}
+        """By view, the first start of a window that is compared; None: it is not compared. Empty: all is."""
+
     def add(self, change: Change) -> None:
         shown = sum(self._counts.values())
         self._counts[change.change] += 1
@@ -234,8 +269,13 @@ class _Tally:
         total = sum(self._counts.values())
         equal = not total and not alone
         if self._as_json:
-            write_json_lines([{"equal": equal, **self._counts, "only_in": alone, "erased_records": self.erased}])
+            partly = {"covers_from": self.covers_from} if self.covers_from else {}
+            last = {"equal": equal, **self._counts, "only_in": alone, "erased_records": self.erased, **partly}
+            write_json_lines([last])
         else:
+            for view, start in sorted(self.covers_from.items()):
+                rows = "not compared, as a version began at a time and it holds what was before"
+                say(f"{view}: " + (rows if start is None else f"compared are windows from {iso_time(start)} on"))
             for label, names in alone.items():
                 say(f"only {label} has {', '.join(names)}; not compared")
             for topic, records in self.erased.items():
@@ -252,7 +292,7 @@ class _Tally:
 @data_option
 @click.argument("job")
 @click.argument("label")
-@click.option("--force", is_flag=True, help="Although other jobs read topics that are exchanged.")
+@click.option("--force", is_flag=True, help="Although other jobs read topics that are exchanged, or LABEL lacks rows.")
 @timeout_option
 def promote(data_dir: Path, job: str, label: str, *, force: bool, timeout: float) -> int:
     """
@@ -264,6 +304,7 @@ def promote(data_dir: Path, job: str, label: str, *, force: bool, timeout: float
     found = versioned.versions()
     if not force and found.serving != label:
         _refuse_readers(data_dir, found, label)
+        _refuse_later_beginning(data_dir, found, label)
     try:
         done = versioned.promote(label, timeout=timeout)
     except NotInTime as error:
@@ -327,6 +368,24 @@ def _refuse_readers(data_dir: Path, found: Versions, label: str) -> None:
             f"records. Start the reader anew under another name behind the promotion, or let it read "
             f"TOPIC.{found.serving}, which the old output is called then. --force promotes all the same."
         )
+
+
+def _refuse_later_beginning(data_dir: Path, found: Versions, label: str) -> None:
+    """Refuse to serve a version that lacks what was before the time at which it began."""
+    folder = version_folder(data_dir, found.job, found.version(label).label)
+    if not any(since_of(restored) for restored in Versioned(data_dir, found.job).places(label).values()):
+        return
+    with read_briefly(folder) as store:
+        coverage = store.coverage
+    lacking = [
+        f"{view} has no window before {iso_time(start)}" if start is not None else f"{view} lacks what was before"
+        for view, start in sorted(coverage.items())
+    ]
+    raise UsageError(
+        f"job {found.job}: {label} began at a time: {'; '.join([*lacking, 'what it writes begins there as well'])}. "
+        "To serve all, `streamactors replay --from earliest` under another label and promote that; --force "
+        "promotes all the same."
+    )
 
 
 def _tell_folders(found: Versions, label: str) -> None:

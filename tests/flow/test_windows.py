@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streamactors.core.errors import PipelineError
 from streamactors.core.times import MAX_TIME, MIN_TIME
-from streamactors.flow.windows import Lifecycle, Phase, Tumbling
+from streamactors.flow.windows import Lifecycle, Phase, Sliding, Tumbling
 
 times = st.one_of(st.integers(-100, 100), st.integers(MIN_TIME, MIN_TIME + 50), st.integers(MAX_TIME - 50, MAX_TIME))
 
@@ -89,3 +89,42 @@ def test_a_window_that_is_gone_is_never_asked_for_again():
 
     with pytest.raises(AssertionError, match="W2"):
         life.register(0)
+
+
+@given(
+    size=st.integers(1, 12),
+    slide=st.integers(1, 12),
+    offset=st.integers(-3, 3),
+    lateness=st.integers(0, 9),
+    since=st.integers(-20, 40),
+    moves=st.lists(st.tuples(st.integers(-30, 60), st.booleans()), max_size=40),
+)
+def test_windows_that_begin_too_early_are_left_out_and_the_others_live_as_ever(
+    size, slide, offset, lateness, since, moves
+):
+    """The oracle is a life that sees the same, and of which only the windows from *since* on are looked at."""
+    windows = Sliding(size, slide, offset if abs(offset) < slide else 0)
+    every, some = Lifecycle(windows, lateness), Lifecycle(windows, lateness, since=since)
+    for time, is_watermark in moves:
+        if is_watermark:
+            fired, gone = every.advance(time)
+            shown = some.advance(time)
+            assert shown == ([s for s in fired if s >= since], [s for s in gone if s >= since])
+            every.release()
+            some.release()
+            continue
+        pane = windows.start(time)
+        assert some.is_late(time) == (every.is_late(time) and windows.last(time) >= since)
+        if windows.last(pane) < since:
+            assert some.phase(pane) is Phase.GAP and not some.is_late(time)
+            if every.phase(pane) in (Phase.OPEN, Phase.FIRED):
+                continue  # of no window that is looked at
+        elif windows.holding(pane):
+            left = [start for start in every.fired(pane) if start >= since]
+            assert list(some.fired(pane)) == left
+            assert list(some.unfired(pane)) == [start for start in every.unfired(pane) if start >= since]
+            if every.phase(pane) in (Phase.OPEN, Phase.FIRED):
+                every.register(pane)
+                some.register(pane)
+            else:
+                assert some.phase(pane) is every.phase(pane)

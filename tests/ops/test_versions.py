@@ -7,6 +7,7 @@ import sys
 import time
 from math import inf
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -152,7 +153,7 @@ def test_what_makes_no_sense_is_refused(command, spawn, replayed, program):
     for more, said in [
         (("--as", "v1"), "v1 is the version that is served"),
         (("--as", "v2"), "is other code now"),
-        (("--as", "v3", "--from", "2025-09-08T10:00Z"), "Leave --from out"),
+        (("--as", "v3", "--from", "1970-01-01"), "is known before 0 (1970-01-01T00:00:00.000Z)"),
     ]:
         code, _, err = ended(spawn(*replay, *more))
         assert code == 2 and said in err, err
@@ -421,3 +422,68 @@ def test_the_time_left_is_by_what_the_goal_leaves_of_the_rate():
 @pytest.mark.parametrize(("offset", "expected"), [(0, 0), (5, 50), (10, 100), (15, 300), (20, 500), (99, 500)])
 def test_bytes_before_an_offset_are_those_of_whole_segments_and_a_share_of_its_own(offset, expected):
     assert bytes_before([(0, 100), (10, 400)], 20, offset) == expected
+
+
+# From a time. ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grown(command, data_dir, program):
+    """A data folder in which v1 has counted 1,200 answers by the wrong rule, in twelve pieces."""
+    for piece in range(12):
+        command("log", "append", "--data", data_dir, "answers", file=answers(100, 100 * piece))
+        answer = command("run", program("wrong.py", WRONG), "--data", data_dir, "--until-end", "--no-progress")
+        assert answer.code == 0, answer.err
+    return data_dir
+
+
+def test_a_replay_from_a_time_is_compared_where_it_can_be_and_served_only_by_force(command, spawn, grown, program):
+    again = ("replay", program("again.py", WRONG), "--data", grown, "--as", "v2")
+    code, _, err = ended(spawn(*again, "--from", "1970-01-01T00:00:04.000Z"))
+    assert code == 0, err
+    (first, second) = listed(command, grown)
+    since = second["covers_from"]["answers"]
+    assert (first["since"], first["covers_from"], second["since"]) == ("earliest", {"answers": None}, 4_000)
+    assert 2_000 < since <= 4_000
+    answer = command("diff", "--data", grown, "quiz", "v1", "v2", "--json")
+    covers = {"points": None, "twice": None, "windows": since}
+    assert (answer.code, rows(answer)[-1]["equal"], rows(answer)[-1]["covers_from"]) == (0, True, covers)
+    answer = command("diff", "--data", grown, "quiz", "v1", "v2")
+    assert (
+        b"points: not compared" in answer.out and b"windows: compared are windows from 1970-01-01T00:00:0" in answer.out
+    )
+    answer = command("diff", "--data", grown, "quiz", "v1", "v2", "--view", "points")
+    assert answer.code == 2 and "v2 began at a time, and nothing in points can be compared" in answer.err
+    answer = command("promote", "--data", grown, "quiz", "v2")
+    assert answer.code == 2 and "windows has no window before 1970-01-01T00:00:0" in answer.err
+    assert command("promote", "--data", grown, "quiz", "v2", "--force").code == 0
+    assert command("rollback", "--data", grown, "quiz").code == 0
+    assert ended(spawn(*again))[0] == 0
+    for since, said in [("earliest", "v2 began at 4000"), ("4001", "v2 began at 4000"), ("noon", "this is no time")]:
+        code, _, err = ended(spawn(*again, "--from", since))
+        assert code == 2 and said in err, err
+    code, _, err = ended(spawn(*again[:-1], "v3", "--from", "-5"))
+    assert code == 2 and "no position of region answers is known before -5" in err and "--from earliest" in err
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_replay_from_a_time_that_is_killed_goes_on(command, spawn, grown, program, seed):
+    random = Random(seed)
+    rule = "a['points'] if a['at'] % 5 else 0"
+    again = ("replay", program("again.py", rule.replace("'", '"')), "--data", grown, "--no-progress")
+    more = ("--as", "v2", "--from", str(random.randint(1_500, 8_000)), "--checkpoint-every", "5ms")
+    for _ in range(6):
+        process = spawn(*again, *more)
+        time.sleep(random.uniform(0.2, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code, _, err = ended(spawn(*again, *more))
+    assert code == 0, err
+    answer = command("diff", "--data", grown, "quiz", "v1", "v2", "--json")
+    assert answer.code == 0 and rows(answer)[-1]["equal"], "what is counted does not depend on points"
+    since = listed(command, grown)[1]["covers_from"]["answers"]
+    its = [
+        row["key"][1] for row in rows(command("view", "show", "--data", grown, "windows", "--version", "v2", "--json"))
+    ]
+    mine = [row["key"][1] for row in rows(command("view", "show", "--data", grown, "windows", "--json"))]
+    assert sorted(its) == sorted(start for start in mine if start >= since) and its
