@@ -98,8 +98,10 @@ class Staging:
     def take(self, relative: str) -> None:
         """Sync and note a file that somebody else has written to ``path(relative)``."""
         file = self._disk.open(self.root / relative, write=True)
-        file.sync()
-        file.close()
+        try:
+            file.sync()
+        finally:
+            file.close()
         digest, size = sha256(), 0
         for piece in pieces_of(self.root / relative):
             digest.update(piece)
