@@ -171,7 +171,7 @@ class Versions(msgspec.Struct):
     def _refuse_half_done(self) -> None:
         if self.handover is not None and self.handover.exchanging:
             raise UsageError(
-                f"job {self.job}: the targets of {self.serving} and {self.handover.to} are being exchanged, which can't "
+                f"job {self.job}: targets of {self.serving} and {self.handover.to} are being exchanged, which can't "
                 f"be taken back. `streamactors promote` of {self.handover.to} completes it; then roll back."
             )
 
@@ -196,7 +196,7 @@ class Versions(msgspec.Struct):
 
     @property
     def before(self) -> str | None:
-        """The version that was served before, of those that are still there: what rolling back goes to, step by step."""
+        """The version that was served before, of those that are still there: what rolling back goes to."""
         steps: list[str] = []
         for served in self.history:
             while served.back and steps and served.label in steps and steps[-1] != served.label:

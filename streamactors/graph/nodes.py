@@ -18,8 +18,8 @@ from typing import Any
 from streamactors.core.connectors import Sink, Source
 from streamactors.core.errors import PipelineError
 from streamactors.flow.dead_letters import OnError
-from streamactors.flow.operator import Operator
 from streamactors.flow.event_time import EventTime
+from streamactors.flow.operator import Operator
 
 _PACKAGE = str(Path(__file__).parents[1])
 _NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.")
@@ -112,7 +112,7 @@ class Graph:
         tolerant: bool = False,
         **more: Any,
     ) -> Node:
-        """Add a node that reads *inputs*; its id is *name*, or made from its kind. A *tolerant* one can leave out rows."""
+        """Add a node that reads *inputs*, under *name* or one made from its kind. A *tolerant* one can leave out rows."""
         node = Node(self._id(kind, name), kind, list(inputs), shape, caller(), **more)
         node.on_error = self._on_error if tolerant else None
         for source, output in inputs:

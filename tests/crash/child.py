@@ -2,7 +2,7 @@
 
 As data, one of:
 
-    command, points, trace, batch_records, counter, variables    the command line, as it is; all but the command may be missing
+    command, points, trace, batch_records, counter, variables    the command line; all but the command may be missing
     do: look, folder, region, stop                    compare views in snapshots, until there is a file *stop*
     do: hold, folder                                  keep a read transaction open until killed
     do: rows, folder                                  print how many rows each database has

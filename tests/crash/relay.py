@@ -1,7 +1,7 @@
 """A pipeline in which each record can be found again: tests/crash/guarantees.py counts what a kill loses and repeats.
 
-    counts     how many submissions there are of each quiz
-    seen       a topic: the number of each submission, in the order in which they were read
+counts     how many submissions there are of each quiz
+seen       a topic: the number of each submission, in the order in which they were read
 """
 
 import streamactors as sa

@@ -21,9 +21,13 @@ async def test_a_key_still_decides_the_partition(data_dir):
         mine, theirs = await one.create_topic("in", 2), await other.create_topic("in", 2)
         await mine.claim()
         await theirs.claim()
-        with pytest.raises(Held):
-            for key in range(10):
+        refused = 0
+        for key in range(10):
+            try:
                 await mine.append(b"a", key=key)
+            except Held:
+                refused += 1
+        assert 0 < refused < 10
 
 
 async def test_when_all_are_taken_it_says_by_whom_and_what_is_given_back_can_be_claimed(data_dir):

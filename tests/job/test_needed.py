@@ -7,8 +7,8 @@ import streamactors as sa
 from streamactors.core.connectors import Guarantee
 from streamactors.core.errors import Damaged
 from streamactors.durable import appender
-from streamactors.job.needed import Need, Needed, needed_offsets
 from streamactors.job.folders import version_folder
+from streamactors.job.needed import Need, Needed, needed_offsets
 
 
 class Event(Struct):
