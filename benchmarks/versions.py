@@ -28,8 +28,8 @@ import streamactors as sa
 from streamactors.durable.rows import encode_keys, encode_rows
 from streamactors.durable.store import Checkpoint, Delta, Store
 from streamactors.durable.views import view_database
-from streamactors.job.differing import at_one_place, changes
-from streamactors.job.promotion import Versioned
+from streamactors.kappa.differing import at_one_place, changes
+from streamactors.kappa.promotion import Versioned
 from streamactors.ops.replay_command import NICE
 
 from . import latency

@@ -112,7 +112,7 @@ class Graph:
         tolerant: bool = False,
         **more: Any,
     ) -> Node:
-        """Add a node that reads *inputs*, under *name* or one made from its kind. A *tolerant* one can leave out rows."""
+        """Add a node that reads *inputs*, as *name* or one made from its kind. A *tolerant* one can leave out rows."""
         node = Node(self._id(kind, name), kind, list(inputs), shape, caller(), **more)
         node.on_error = self._on_error if tolerant else None
         for source, output in inputs:

@@ -19,11 +19,11 @@ from streamactors.core.errors import StreamActorsError, UsageError
 from streamactors.durable.catalogue import Catalogue, Version
 from streamactors.durable.files import RealDisk
 from streamactors.graph.pipeline import Pipeline
-from streamactors.job.explaining import ABSENT, Explanation
-from streamactors.job.explaining import explain as explain_key
 from streamactors.job.folders import job_folder
-from streamactors.job.stepping import Stepper, choose
-from streamactors.job.steps import Step
+from streamactors.kappa.explaining import ABSENT, Explanation
+from streamactors.kappa.explaining import explain as explain_key
+from streamactors.kappa.stepping import Stepper, choose
+from streamactors.kappa.steps import Step
 
 from .cli import data_option
 from .failures import FAILED, OK, complain

@@ -24,10 +24,10 @@ from streamactors.durable.files import RealDisk
 from streamactors.durable.segment import segment_bases, segment_name
 from streamactors.durable.store import Restored
 from streamactors.job.folders import check_label
-from streamactors.job.promotion import Versioned
 from streamactors.job.runner import Job
 from streamactors.job.settings import Settings
 from streamactors.job.status import JobStatus
+from streamactors.kappa.promotion import Versioned
 
 from .cli import data_option
 from .loading import file_settings, load

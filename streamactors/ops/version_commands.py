@@ -1,7 +1,7 @@
 """``streamactors versions``, ``diff``, ``promote``, ``rollback``, ``retire``: versions of a job, from outside.
 
-The commands work beside processes that run the versions, and without one. Their rules are in job/promotion.py and
-job/differing.py; here are words and forms.
+The commands work beside processes that run the versions, and without one. Their rules are in kappa/promotion.py and
+kappa/differing.py; here are words and forms.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from streamactors.durable.files import RealDisk
 from streamactors.durable.register import read_register
 from streamactors.durable.sharing import read_briefly
 from streamactors.durable.store import Restored
-from streamactors.job.differing import Change, at_one_place, changes, covered, standing, views_of
 from streamactors.job.folders import version_folder
 from streamactors.job.from_time import since_of
-from streamactors.job.promotion import NotInTime, Versioned, lag_records
 from streamactors.job.swapping import folders_of
+from streamactors.kappa.differing import Change, at_one_place, changes, covered, standing, views_of
+from streamactors.kappa.promotion import NotInTime, Versioned, lag_records
 
 from .cli import data_option
 from .failures import FAILED, OK, complain

@@ -18,10 +18,10 @@ from streamactors.durable.files import RealDisk
 from streamactors.durable.frames import Records
 from streamactors.durable.sharing import read_briefly
 from streamactors.durable.views import ViewReader
-from streamactors.job.differing import at_one_place, changes, covered, views_of
 from streamactors.job.folders import job_folder, version_folder
 from streamactors.job.from_time import since_of
-from streamactors.job.promotion import Versioned
+from streamactors.kappa.differing import at_one_place, changes, covered, views_of
+from streamactors.kappa.promotion import Versioned
 
 WINDOWED = ("tumbling", "sliding", "gaps", "finals", "sums_of_sums")
 

@@ -18,9 +18,9 @@ from streamactors.flow.sequencing import Position, joined
 from streamactors.job import following
 from streamactors.job.folders import job_folder
 from streamactors.job.following import JournalTail, Lead, portions
-from streamactors.job.promotion import Versioned
 from streamactors.job.succession import Part, part_of
 from streamactors.job.swapping import complete
+from streamactors.kappa.promotion import Versioned
 
 EVERY = "20ms"
 

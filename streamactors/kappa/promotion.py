@@ -25,10 +25,9 @@ from streamactors.durable.catalogue import Catalogue, Place, Versions
 from streamactors.durable.files import RealDisk
 from streamactors.durable.sharing import forget, read_briefly
 from streamactors.durable.store import Restored
-
-from .folders import LOCK, check_label, job_folder, version_folder
-from .succession import place_of, stands_at
-from .swapping import complete, folders_of, refuse_what_is_in_the_way, remove_shadows
+from streamactors.job.folders import LOCK, check_label, job_folder, version_folder
+from streamactors.job.succession import place_of, stands_at
+from streamactors.job.swapping import complete, folders_of, refuse_what_is_in_the_way, remove_shadows
 
 POLL_SECONDS = 0.02
 """Between two looks at the catalogue; a promotion takes tenths of a second."""

@@ -22,7 +22,7 @@ from streamactors.durable.frames import Records
 from streamactors.durable.log import Log
 from streamactors.durable.store import Store
 from streamactors.flow.stage import part_of_group
-from streamactors.job.explaining import ABSENT, explain
+from streamactors.kappa.explaining import ABSENT, explain
 from streamactors.testing.quiz import QuizOracle, Submissions, random_quiz
 from streamactors.testing.world import CrashAtPoint, CrashAtTime, Ended, World
 

@@ -25,8 +25,7 @@ from streamactors.durable.sharing import read_briefly
 from streamactors.durable.snapshot import Snapshot
 from streamactors.durable.store import Restored
 from streamactors.durable.views import view_database, view_of
-
-from .succession import place_of
+from streamactors.job.succession import place_of
 
 CHUNK_ROWS = 4_096
 """Rows of each side in memory. Fewer: the call costs more than the rows. More gains nothing."""

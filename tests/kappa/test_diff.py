@@ -8,7 +8,7 @@ import streamactors as sa
 from streamactors.durable.rows import encode_keys, encode_rows
 from streamactors.durable.store import Checkpoint, Delta, Store
 from streamactors.durable.views import view_database
-from streamactors.job.differing import Change, at_one_place, changes, differing, views_of
+from streamactors.kappa.differing import Change, at_one_place, changes, differing, views_of
 
 keys = st.binary(min_size=1, max_size=2)
 tables = st.dictionaries(keys, st.binary(max_size=1), max_size=40)

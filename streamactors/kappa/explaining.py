@@ -2,7 +2,7 @@
 
 Everything that a region emits is a function of its plan, its inputs and its journal (T1). So whoever wants to know how
 a value came about runs the region again, from its journal, up to the checkpoint that readers see, and listens
-(job/taps.py). Nothing is written anywhere but into a folder that is thrown away; the job may run meanwhile, here or in
+(kappa/taps.py). Nothing is written anywhere but into a folder that is thrown away; the job may run meanwhile, here, in
 another process, or not at all.
 
 What runs is the region's own wiring, less what can't make a difference to the view:
@@ -56,14 +56,14 @@ from streamactors.flow.window_operator import WindowOperator
 from streamactors.graph.nodes import Node
 from streamactors.graph.pipeline import Pipeline
 from streamactors.graph.plan import RegionPlan, plan
+from streamactors.job.folders import job_folder, version_folder
+from streamactors.job.room import Room
+from streamactors.job.settings import Settings
+from streamactors.job.wiring import RegionWorld, wire
 
-from .folders import job_folder, version_folder
 from .leading import anchors_of, leading_to, pruned, section, windowed
-from .room import Room
-from .settings import Settings
 from .steps import Step
 from .taps import Taps, Target, ViewTap
-from .wiring import RegionWorld, wire
 
 Dress = Callable[[Node, Operator], Operator]
 """What is done with an operator that was built for a node, before it runs."""

@@ -1,0 +1,1 @@
+"""How is it mended? Compared with another version, promoted, explained."""
