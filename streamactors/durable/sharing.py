@@ -53,6 +53,20 @@ def close(store: Store) -> None:
         store.close()
 
 
+def settle(folder: Path) -> None:
+    """
+    Let everybody see all that is durable in *folder*. Whoever calls it sees to it that nobody writes there.
+
+    A writer that is killed in the middle of a commit may leave it whole on the disk, and not shown: those who have the
+    store open are given the one before, until somebody writes again. Who notes where a dead writer ended has to know.
+    """
+    store = open_to_write(folder, sync=True, quota_bytes=None)
+    try:
+        store.settle()
+    finally:
+        close(store)
+
+
 def written() -> int:
     """Return how many stores this process has open to write: how many versions run in it."""
     return sum(not store.read_only for store in list(_open.values()))

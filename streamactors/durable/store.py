@@ -146,6 +146,10 @@ class Store:
             environment.close()
             raise damaged(str(folder / "data.mdb"), error) from error
 
+    def settle(self) -> None:
+        """Take the writer's lock once: LMDB then shows what a writer had committed that was killed while he held it."""
+        self._environment.begin(write=True).abort()
+
     def close(self) -> None:
         """Close the environment when no snapshot is open any more; harmless when repeated."""
         with self._idle:

@@ -23,7 +23,7 @@ from streamactors.core.errors import Held, StreamActorsError, UsageError
 from streamactors.core.ports import Lock
 from streamactors.durable.catalogue import Catalogue, Place, Versions
 from streamactors.durable.files import RealDisk
-from streamactors.durable.sharing import forget, read_briefly
+from streamactors.durable.sharing import forget, read_briefly, settle
 from streamactors.durable.store import Restored
 from streamactors.job.folders import LOCK, check_label, job_folder, version_folder
 from streamactors.job.succession import place_of, stands_at
@@ -86,6 +86,8 @@ class Versioned:
             yield False
             return
         try:
+            if (folder / "data.mdb").exists():
+                settle(folder)  # where it stands is what is asked for next, and it may have been killed in a commit
             yield True
         finally:
             lock.release()
