@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -228,7 +228,7 @@ class _Question:
     async def _world(self, log: Log, ports: Ports, store: Store, dress: Dress | None) -> RegionWorld:
         world = World(self.data_dir, ports, log, bounded=True, follows=True)
         for source in self.region.sources:
-            await source.source.ends(world)  # as a job asks, before it reads
+            self._refuse_short(source.id, await source.source.ends(world))  # as a job asks, before it reads
         # At-most-once keeps state in memory and takes no checkpoints. What it makes no promise for is a crash.
         settings = Settings(
             guarantee=Guarantee.AT_MOST_ONCE,
@@ -252,6 +252,18 @@ class _Question:
             overlays={},
             since=self.restored.position.get("since", MIN_TIME),
         )
+
+    def _refuse_short(self, source: str, ends: Sequence[int | None]) -> None:
+        """Refuse a log that ends before what was read of it: what is not there would be waited for."""
+        for part in self.restored.position["partitions"]:
+            number, read = part["partition"], part["offset"]
+            end = ends[number] if number < len(ends) else 0  # None: not known
+            if part["source"] == source and end is not None and end < read:
+                raise UsageError(
+                    f"job {self.pipeline.name}, version {self.version.label}, has read {source}/{number} up to offset "
+                    f"{read:,}, and it ends at {end:,} in {self.data_dir}: it is another log, or was made anew, so "
+                    "the records that made the value are not there. Ask where the log is that was read."
+                )
 
     def _dressed(self, dress: Dress | None, node: Node) -> Operator:
         if node is self.view:

@@ -7,6 +7,7 @@ which record went where. Other shapes have oracles of a few lines beside them.
 import asyncio
 import json
 import random as random_module
+import shutil
 from collections import defaultdict
 from functools import reduce
 from random import Random
@@ -658,6 +659,25 @@ async def test_records_that_retention_has_removed_are_said_to_be_missing(data_di
     (first,) = found.missing.values()
     assert found.stored == 30 and not found.agrees and 0 < first < 60
     assert ids(found) == list(range(first + first % 2, 60, 2)) and found.value == len(ids(found))
+
+
+async def test_a_log_that_ends_before_what_was_read_is_refused_and_not_waited_for(data_dir):
+    """As on another machine to which only a savepoint was moved."""
+
+    def pipeline():
+        flow = sa.Pipeline("moved")
+        flow.topic("events").key_by("key").count().to_view("counts")
+        return flow
+
+    async with sa.Log(data_dir) as log:
+        await (await log.create_topic("events")).append_many([b'{"key": "a"}'] * 10)
+        async with sa.run(pipeline(), data_dir, settings=sa.Settings(bound=sa.Bound.UNTIL_END), log=log) as job:
+            await job.wait()
+    shutil.rmtree(data_dir / "log" / "events")
+    async with sa.Log(data_dir) as log:
+        await (await log.create_topic("events")).append_many([b'{"key": "a"}'] * 3)
+    with pytest.raises(sa.UsageError, match="has read events/0 up to offset 10, and it ends at 3"):
+        await asyncio.wait_for(explain(pipeline(), data_dir, "counts", "a"), 30)
 
 
 def test_results_that_parts_hand_on_to_parts_twice_keep_the_order_that_they_had(data_dir):
