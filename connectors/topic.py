@@ -75,6 +75,7 @@ class TopicSource:
         opened = (await self._topic(world)).partition(partition)
         if start == 0:
             start = await opened.first_offset()
+        opened.require(start)  # a bounded run would take it for the end, and skip what is appended up to there
         return _TopicReader(self, partition, opened.durable_end, opened.reader(start))
 
     async def _topic(self, world: World) -> Topic:

@@ -83,6 +83,16 @@ class Partition:
         self._readers.add(reader)
         return reader
 
+    def require(self, offset: int) -> None:
+        """Refuse an offset behind the durable end: whoever has read so far before has read what is lost now."""
+        end = self.durable_end()
+        if offset > end:
+            raise Damaged(
+                f"{self.topic}/{self.number} is durable up to offset {end}, and is to be read from {offset}. If it was "
+                "read up to there before, records that were durable are lost: restore the partition's folder from a "
+                "copy."
+            )
+
     async def first_offset(self) -> int:
         """Return the first offset that retention has left."""
         return await self._ports.threads.run(READ_LANE, self._lookup.first_offset)
@@ -281,12 +291,7 @@ class Reader:
                     "promotion has exchanged it: then it bears its version's label now, and this name is the new one's."
                 )
             if self.position >= end:
-                if self.position > end:
-                    raise Damaged(
-                        f"{partition.topic}/{partition.number} is durable up to offset {end}, and is to be read from "
-                        f"{self.position}. If it was read up to there before, records that were durable are lost: "
-                        "restore the partition's folder from a copy."
-                    )
+                partition.require(self.position)
                 return []
             run = partition._ports.threads.run  # noqa: SLF001 - one unit
             chunks = await run(READ_LANE, self._files.read, self.position, end)

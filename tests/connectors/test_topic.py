@@ -1,5 +1,7 @@
 """The log as source and sink: decoding, keys, partitions, encodings."""
 
+import shutil
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -197,3 +199,22 @@ def test_an_epoch_is_cut_into_payloads_of_a_good_size_in_order(monkeypatch):
         found[payload.partition] += records.column.values()
     assert found == {0: values[::2], 1: values[1::2]}
     assert writer.take() == []
+
+
+async def test_a_job_whose_log_ends_before_its_checkpoint_is_refused_and_skips_nothing(data_dir):
+    """A bounded run as well: it would call this the end, and pass over what is appended up to where it stood."""
+    flow = sa.Pipeline("counts")
+    flow.topic("t", Event).key_by("user").count().to_view("counts")
+    bounded = sa.Settings(bound=sa.Bound.UNTIL_END)
+    async with sa.Log(data_dir) as log:
+        topic = await log.create_topic("t", 1)
+        await topic.append_many([b'{"user":"u","n":1}'] * 3)
+    async with sa.run(flow, data_dir, settings=bounded) as job:
+        await job.wait()
+    shutil.rmtree(data_dir / "log")
+    async with sa.Log(data_dir) as log:
+        topic = await log.create_topic("t", 1)
+        await topic.append_many([b'{"user":"u","n":1}'])
+    with pytest.raises(sa.JobFailed, match="durable up to offset 1, and is to be read from 3"):
+        async with sa.run(flow, data_dir, settings=bounded) as job:
+            await job.wait()
