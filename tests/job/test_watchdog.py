@@ -172,7 +172,7 @@ async def test_it_is_turned_off_by_a_bound_of_0(data_dir):
 
 @pytest.mark.parametrize("wrong", ["watchdog_ms", "await_ms"])
 def test_a_negative_bound_is_refused(wrong):
-    with pytest.raises(sa.UsageError, match=f"{wrong}=-1 is negative"):
+    with pytest.raises(sa.UsageError, match=f"{wrong}=-1 is below 0"):
         sa.Settings(**{wrong: -1})
 
 

@@ -62,7 +62,7 @@ def test_a_run_until_the_end_can_be_continued_and_finished(command, spawn, numbe
     assert code == 0 and out.startswith("counting: read to the end; 6 records in ")
     command("log", "append", "--data", numbers, "numbers", file=b'{"k":"z","at":9}\n')
     code, out, _ = ended(spawn("run", path, "--data", numbers, "--finish", "--checkpoint-every", "1s"))
-    assert code == 0 and out.startswith("counting: finished; 1 records in ")
+    assert code == 0 and out.startswith("counting: finished; 1 record in ")
     assert counts(command, numbers) == {"a": 3, "b": 2, "c": 1, "z": 1}
 
     code, out, _ = ended(spawn("run", path, "--data", numbers))
