@@ -56,7 +56,7 @@ def test_a_second_signal_kills_a_drain_that_hangs_and_the_next_run_makes_it_righ
 ):
     world = World(server, tmp_path / "world", 1, chance)
     world.append(400)
-    running = Running(server, tmp_path, world, label=HELD, nth=2, hang=True)
+    running = Running(server, tmp_path, world, label=HELD, nth=1, hang=True)
     running.wait_line(HANGS + HELD)
     running.child.kill(number)
     running.wait_said("draining")
