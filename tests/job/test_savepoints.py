@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from contextlib import closing
 
 import pytest
 from msgspec import json
@@ -248,7 +249,7 @@ async def test_a_table_with_a_key_is_the_same_after_reset(data_dir, tmp_path):
     import sqlite3
 
     def rows():
-        with sqlite3.connect(tmp_path / "out.db") as connection:
+        with closing(sqlite3.connect(tmp_path / "out.db")) as connection:
             return sorted(connection.execute("SELECT * FROM totals").fetchall(), key=str)
 
     async with sa.Log(data_dir) as log:
@@ -404,6 +405,6 @@ async def test_a_trial_leaves_folders_and_tables_alone(data_dir, tmp_path):
     assert sum(len(path.read_bytes().splitlines()) for path in shadow) == 30
     import sqlite3
 
-    with sqlite3.connect(tmp_path / "out.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "out.db")) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     assert {"totals", "totals__v1"} <= tables
