@@ -216,10 +216,9 @@ class _LinesOrigin:
 # The sources. ---------------------------------------------------------------------------------------------------------
 
 
-class _Files:
-    """What both sources share: paths, and readers of lines."""
+class LineSource:
+    """What all sources of lines share."""
 
-    paths: Sequence[Path]
     id: str
     format: Text | Json
     replay = Replay.BY_OFFSET
@@ -233,6 +232,12 @@ class _Files:
     def encoding(self) -> str | None:
         """Of the original records."""
         return self.format.encoding
+
+
+class _Files(LineSource):
+    """What both sources share: paths, and readers of lines."""
+
+    paths: Sequence[Path]
 
     @property
     def place(self) -> str:

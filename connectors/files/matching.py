@@ -24,11 +24,11 @@ from typing import Any
 from zlib import crc32
 
 from streamactors.core.batch import Batch
-from streamactors.core.connectors import Replay, World
+from streamactors.core.connectors import World
 from streamactors.core.errors import Damaged, Held
 from streamactors.core.ports import Ports
 
-from .lines import Json, Place, Stretch, Text
+from .lines import Json, LineSource, Place, Stretch, Text
 from .manifest import SETTLED_MS, Manifest
 
 LANE = "sources"
@@ -46,23 +46,10 @@ def is_pattern(path: Path | str) -> bool:
     return glob.has_magic(str(path)) and not Path(path).exists()
 
 
-class _Matching:
+class _Matching(LineSource):
     """What both sources share: the pattern, its manifest, and a reader of its pieces."""
 
     pattern: Path
-    id: str
-    format: Text | Json
-    replay = Replay.BY_OFFSET
-
-    @property
-    def type(self) -> Any:
-        """Of a value."""
-        return self.format.type
-
-    @property
-    def encoding(self) -> str | None:
-        """Of the original records."""
-        return self.format.encoding
 
     @property
     def place(self) -> str:

@@ -37,6 +37,8 @@ from streamactors.core.errors import Damaged, Held, UsageError
 from streamactors.core.formats import newer
 from streamactors.core.ports import Disk
 
+from .whole import replace_whole
+
 FIRST = "v1"
 """Label of the first version, when nobody gave another."""
 
@@ -282,14 +284,5 @@ class Catalogue:
         raise AssertionError("the last try returns or raises")
 
     def _write(self, versions: Versions) -> None:
-        unfinished = self._path.with_suffix(".new")
-        if self._disk.exists(unfinished):
-            self._disk.remove(unfinished)
-        file = self._disk.open(unfinished, write=True, create=True)
-        try:
-            file.write(0, msgspec.json.format(msgspec.json.encode(versions), indent=2))
-            file.sync()
-        finally:
-            file.close()
-        self._disk.rename(unfinished, self._path)
-        self._disk.sync_folder(self._folder)
+        data = msgspec.json.format(msgspec.json.encode(versions), indent=2)
+        replace_whole(self._disk, self._path.with_suffix(".new"), self._path, data)

@@ -32,6 +32,7 @@ from .realtime import real_ports
 from .removal import may_go
 from .tables import Producer
 from .tail import POLL_SECONDS, Tails
+from .whole import replace_whole
 
 PARTITIONS_MAX = 1_024
 """Partitions of a topic: each is a folder, a lock and a thread when written; one machine has no use for more."""
@@ -239,17 +240,8 @@ class Log:
                 return found
             for number in range(partitions):
                 disk.make_folder(folder / str(number))
-            unfinished = folder / f"{_DESCRIPTION}.new"
-            if disk.exists(unfinished):
-                disk.remove(unfinished)
-            file = disk.open(unfinished, write=True, create=True)
-            try:
-                file.write(0, msgspec.json.encode(_TopicFile(partitions)) + b"\n")
-                file.sync()
-            finally:
-                file.close()
-            disk.rename(unfinished, folder / _DESCRIPTION)
-            disk.sync_folder(folder)
+            data = msgspec.json.encode(_TopicFile(partitions)) + b"\n"
+            replace_whole(disk, folder / f"{_DESCRIPTION}.new", folder / _DESCRIPTION, data)
         finally:
             lock.release()
         return partitions

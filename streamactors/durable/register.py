@@ -21,6 +21,7 @@ from streamactors.core.errors import Damaged
 from streamactors.core.ports import Disk
 
 from .segment import UNFINISHED
+from .whole import replace_whole
 
 FILE = "erasures.json"
 
@@ -70,17 +71,8 @@ def read_register(disk: Disk, folder: Path) -> list[Erasure]:
 
 def write_register(disk: Disk, folder: Path, erasures: list[Erasure]) -> None:
     """Replace the register of the partition in *folder*, durably; for who holds the writer's lock."""
-    unfinished = folder / (FILE + UNFINISHED)
-    if disk.exists(unfinished):
-        disk.remove(unfinished)
-    file = disk.open(unfinished, write=True, create=True)
-    try:
-        file.write(0, msgspec.json.encode(_Register(erasures)) + b"\n")
-        file.sync()
-    finally:
-        file.close()
-    disk.rename(unfinished, folder / FILE)
-    disk.sync_folder(folder)
+    data = msgspec.json.encode(_Register(erasures)) + b"\n"
+    replace_whole(disk, folder / (FILE + UNFINISHED), folder / FILE, data)
 
 
 def ranges_of(offsets: Iterable[int]) -> list[Range]:
